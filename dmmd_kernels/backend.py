@@ -1,0 +1,94 @@
+"""Which implementation runs a call.
+
+A backend is a module that has every op under the same name and signature, plus
+
+    why_not(z, kernel, precision) -> str | None     what stops it from running this call, if anything
+
+Named explicitly, a backend runs or raises; it never gives way to another. Under "auto" the first
+able one of the device's preference runs. Passing over a preferred one warns once per reason;
+with DMMD_STRICT=1 in the environment it is an error.
+"""
+
+import os
+import warnings
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from dmmd_kernels.kernels import Kernel, Mixture, energy
+
+_MODULES = {
+    "triton": "dmmd_kernels._triton",
+    "native": "dmmd_kernels.native",
+    "reference": "dmmd_kernels.reference",
+}
+_PREFERENCE = {"cuda": ("triton", "reference"), "cpu": ("native", "reference")}
+_PRECISIONS = ("highest", "high")
+_loaded: dict[str, ModuleType] = {}
+_warned: set[str] = set()
+
+
+class BackendError(RuntimeError):
+    """The backend that was asked for cannot run this call."""
+
+
+def pick(name: str, z: Tensor, kernel: Mixture, precision: str) -> ModuleType:
+    """The module that runs this call.
+
+    Raises:
+        BackendError: the named backend cannot, or "auto" would fall back under DMMD_STRICT=1.
+        ValueError: unknown backend or precision.
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be 'highest' or 'high', got {precision!r}")
+    if name == "auto":
+        return _first_able(z, kernel, precision)
+    if name not in _MODULES:
+        raise ValueError(f"backend must be 'auto', {', '.join(map(repr, _MODULES))}, got {name!r}")
+    module = load(name)
+    if reason := module.why_not(z, kernel, precision):
+        raise BackendError(f"backend={name!r} cannot run this call: {reason}")
+    return module
+
+
+def chosen(z: Tensor, kernel: Kernel, *, precision: str = "highest") -> str:
+    """The name of the backend that "auto" takes for points z (…, d): what ran, or would run."""
+    mixtures = kernel.lower(z).mixtures
+    if not mixtures:
+        return "reference"  # closed forms in torch: linear kernels have no pairs
+    module = pick("auto", z, mixtures[0], precision)
+    return next(name for name in _MODULES if load(name) is module)
+
+
+def report(device: torch.device) -> dict[str, str | None]:
+    """For each backend, what stops it from running a plain float32 call on the device."""
+    probe = torch.zeros(1, 1, device=device)
+    mixture = energy().lower(probe).mixtures[0]
+    return {name: load(name).why_not(probe, mixture) for name in _MODULES}
+
+
+def load(name: str) -> ModuleType:
+    if name not in _loaded:
+        _loaded[name] = import_module(_MODULES[name])
+    return _loaded[name]
+
+
+def _first_able(z: Tensor, kernel: Mixture, precision: str) -> ModuleType:
+    for name in _PREFERENCE.get(z.device.type, ("reference",)):
+        module = load(name)
+        reason = module.why_not(z, kernel, precision)
+        if reason is None:
+            return module
+        _pass_over(name, reason)
+    raise AssertionError("the reference runs everything")
+
+
+def _pass_over(name: str, reason: str) -> None:
+    message = f"dmmd_kernels: backend {name!r} is not used: {reason}"
+    if os.environ.get("DMMD_STRICT") == "1":
+        raise BackendError(message)
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)

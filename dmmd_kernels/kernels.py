@@ -1,0 +1,309 @@
+"""Kernels as immutable values, and the profiles they are made of.
+
+A kernel is a sum of terms λ·ψ(t; a) with t = scale · q, where q is |x - y|² for radial profiles and
+⟨x, y⟩ for polynomial ones. Compiled code receives the profile names and one row (λ, scale, a) per
+term, so adding a kernel means a constructor and one `Profile` here, the same ψ in csrc/profile.h
+and in _triton/profile.py.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Parameter = float | Tensor
+
+
+@dataclass(frozen=True)
+class Term:
+    """λ·ψ(scale · q; shape). A polynomial's scale is None until d is known (γ = 1/d)."""
+
+    profile: str
+    weight: Parameter
+    scale: Parameter | None
+    shape: Parameter
+    label: str = field(compare=False)
+
+    def __str__(self) -> str:
+        if isinstance(self.weight, Tensor):
+            return f"tensor * {self.label}"
+        return self.label if self.weight == 1.0 else f"{self.weight:g} * {self.label}"
+
+
+class Mixture(NamedTuple):
+    """What compiled code receives: "gaussian+imq" and the rows (λ, scale, a), (L, 3) or (B, L, 3).
+
+    Either all radial, and one distance per pair serves every component, or all polynomial.
+    """
+
+    profiles: str
+    params: Tensor
+
+    @property
+    def names(self) -> list[str]:
+        return self.profiles.split("+")
+
+    @property
+    def is_radial(self) -> bool:
+        return not self.profiles.startswith("polynomial")
+
+
+class Lowered(NamedTuple):
+    """A kernel in compiled form: mixtures for the backends; linear terms have closed forms."""
+
+    mixtures: tuple[Mixture, ...]
+    linear: Tensor | None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """k(x, y), a positive combination of terms. Made by the constructors below, `+` and `*`."""
+
+    terms: tuple[Term, ...]
+    _cache: dict = field(default_factory=dict, compare=False, repr=False)
+
+    def __add__(self, other: "Kernel") -> "Kernel":
+        if not isinstance(other, Kernel):
+            return NotImplemented
+        return Kernel(self.terms + other.terms)
+
+    def __mul__(self, factor: Parameter) -> "Kernel":
+        if not isinstance(factor, int | float | Tensor):
+            return NotImplemented
+        factor = _positive("kernel multiple", "the factor", factor)
+        return Kernel(tuple(replace(t, weight=t.weight * factor) for t in self.terms))
+
+    __rmul__ = __mul__
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.terms))
+
+    __repr__ = __str__
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters that are tensors."""
+        values = [v for t in self.terms for v in (t.weight, t.scale, t.shape)]
+        return tuple(v for v in values if isinstance(v, Tensor))
+
+    def lower(self, points: Tensor) -> Lowered:
+        """The compiled form, for points (…, d); kept for the next call when all are numbers."""
+        dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
+        plain = type(points) in _PLAIN and len(self.parameters) == 0 and not _is_tracing()
+        if not plain:
+            return self._lower(points.shape[-1], dtype, points.device)
+        key = (points.shape[-1], dtype, points.device)
+        if key not in self._cache:
+            self._cache[key] = self._lower(*key)
+        return self._cache[key]
+
+    def _lower(self, d: int, dtype: torch.dtype, device: torch.device) -> Lowered:
+        radial = [t for t in self.terms if not t.profile.startswith(("linear", "polynomial"))]
+        polynomial = [t for t in self.terms if t.profile.startswith("polynomial")]
+        linear = [t for t in self.terms if t.profile == "linear"]
+        mixtures = tuple(
+            Mixture("+".join(t.profile for t in terms), _table(terms, d, dtype, device))
+            for terms in (radial, polynomial)
+            if terms
+        )
+        weight = _table(linear, d, dtype, device)[..., 0].sum(-1) if linear else None
+        return Lowered(mixtures, weight)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _is_tracing() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _table(terms: Sequence[Term], d: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The rows (λ, scale, a) of the terms: (L, 3), or (…, L, 3) with parameters of batch shape."""
+    rows = [(t.weight, 1 / max(d, 1) if t.scale is None else t.scale, t.shape) for t in terms]
+    values = [value for row in rows for value in row]
+    if not any(isinstance(value, Tensor) for value in values):
+        return torch.tensor(rows, dtype=dtype, device=device)
+    columns = [torch.as_tensor(value, dtype=dtype, device=device) for value in values]
+    table = torch.stack(torch.broadcast_tensors(*columns), -1)
+    return table.unflatten(-1, (len(rows), 3))
+
+
+# -- Constructors ---------------------------------------------------------------------------------
+# Parameters are numbers, or tensors of shape () or of the batch shape, which may require grad.
+# Numbers are checked here. Tensors are not read (that would stall a GPU): keep them positive.
+
+
+def gaussian(sigma: Parameter) -> Kernel:
+    """k(x, y) = exp(-|x - y|² / 2σ²)"""
+    sigma = _positive("gaussian", "sigma", sigma)
+    return _kernel("gaussian", scale=0.5 / sigma**2, label=f"gaussian({_show(sigma)})")
+
+
+def rational_quadratic(alpha: Parameter, sigma: Parameter = 1.0) -> Kernel:
+    """k(x, y) = (1 + |x - y|² / 2ασ²)^(-α)"""
+    alpha = _positive("rational_quadratic", "alpha", alpha)
+    sigma = _positive("rational_quadratic", "sigma", sigma)
+    label = f"rational_quadratic({_show(alpha)}, {_show(sigma)})"
+    return _kernel("rational_quadratic", scale=0.5 / (alpha * sigma**2), shape=alpha, label=label)
+
+
+def laplace(sigma: Parameter) -> Kernel:
+    """k(x, y) = exp(-|x - y| / σ), with the Euclidean norm."""
+    sigma = _positive("laplace", "sigma", sigma)
+    return _kernel("laplace", scale=1.0 / sigma**2, label=f"laplace({_show(sigma)})")
+
+
+def imq(c: Parameter) -> Kernel:
+    """k(x, y) = (1 + |x - y|² / c²)^(-1/2), the inverse multiquadric."""
+    c = _positive("imq", "c", c)
+    return _kernel("imq", scale=1.0 / c**2, label=f"imq({_show(c)})")
+
+
+def energy(beta: Parameter = 1.0) -> Kernel:
+    """k(x, y) = -|x - y|^β, 0 < β < 2. Its MMD² is the energy distance (β = 1)."""
+    if not isinstance(beta, Tensor) and not 0 < beta < 2:
+        raise ValueError(f"energy: beta must lie strictly between 0 and 2, got {beta}")
+    return _kernel("energy", scale=1.0, shape=beta, label=f"energy({_show(beta)})")
+
+
+def linear() -> Kernel:
+    """k(x, y) = ⟨x, y⟩. Every op has a closed form in O((n + m) d); no pair is visited."""
+    return _kernel("linear", scale=1.0, label="linear()")
+
+
+def polynomial(degree: int = 3, gamma: Parameter | None = None, coef: Parameter = 1.0) -> Kernel:
+    """k(x, y) = (γ⟨x, y⟩ + c)^degree, with γ = 1/d when None."""
+    if not isinstance(degree, int) or degree < 1:
+        raise ValueError(f"polynomial: degree must be a whole number of at least 1, got {degree!r}")
+    if gamma is not None:
+        gamma = _positive("polynomial", "gamma", gamma)
+    if not isinstance(coef, Tensor) and not (math.isfinite(coef) and coef >= 0):
+        raise ValueError(f"polynomial: coef must be a number of at least 0, got {coef}")
+    label = f"polynomial({degree}, {_show(gamma)}, {_show(coef)})"
+    return _kernel(f"polynomial{degree}", scale=gamma, shape=coef, label=label)
+
+
+def mixture(kernels: Sequence[Kernel], weights: Sequence[Parameter] | None = None) -> Kernel:
+    """Σ weight · kernel; weights default to 1 each, so a mixture is a sum, not a mean."""
+    kernels = list(kernels)
+    if not kernels:
+        raise ValueError("mixture: kernels must hold at least one kernel, got an empty sequence")
+    weights = [1.0] * len(kernels) if weights is None else list(weights)
+    if len(weights) != len(kernels):
+        raise ValueError(
+            f"mixture: weights must have one entry per kernel, {len(kernels)}, got {len(weights)}"
+        )
+    terms = [(w * k).terms for w, k in zip(weights, kernels, strict=True)]
+    return Kernel(sum(terms, ()))
+
+
+def _kernel(profile: str, *, scale, label: str, shape: Parameter = 0.0) -> Kernel:
+    return Kernel((Term(profile, 1.0, scale, shape, label),))
+
+
+def _positive(owner: str, name: str, value: Parameter) -> Parameter:
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            raise TypeError(f"{owner}: {name} must be a floating-point tensor, got {value.dtype}")
+        return value
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{owner}: {name} must be a positive finite number, got {value}")
+    return float(value)
+
+
+def _show(value: Parameter | None) -> str:
+    return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+# -- Profiles -------------------------------------------------------------------------------------
+
+
+class Profile(NamedTuple):
+    """ψ(t; a) and the derivatives that first and second order need, on tensors."""
+
+    psi: Callable[[Tensor, Tensor], Tensor]
+    psi_t: Callable[[Tensor, Tensor], Tensor]
+    psi_tt: Callable[[Tensor, Tensor], Tensor]
+    psi_a: Callable[[Tensor, Tensor], Tensor]
+    psi_ta: Callable[[Tensor, Tensor], Tensor]
+    psi_aa: Callable[[Tensor, Tensor], Tensor]
+
+
+def profile(name: str) -> Profile:
+    """The profile of a component's name; "polynomial3" is (t + a)³."""
+    if name.startswith("polynomial"):
+        return _polynomial(int(name.removeprefix("polynomial")))
+    return PROFILES[name]
+
+
+def _zero(t: Tensor, a: Tensor) -> Tensor:
+    return torch.zeros_like(t)
+
+
+def _polynomial(n: int) -> Profile:
+    value = lambda t, a: (t + a) ** n
+    first = lambda t, a: n * (t + a) ** (n - 1)
+    second = lambda t, a: n * (n - 1) * (t + a) ** (n - 2) if n > 1 else torch.zeros_like(t)
+    return Profile(value, first, second, first, second, second)
+
+
+def _off_zero(t: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """value(t), and 0 at the kink t = 0: a point does not push itself. NaN stays NaN."""
+    return torch.where(t == 0, 0.0, value(torch.where(t == 0, 1.0, t)))
+
+
+PROFILES = {
+    "gaussian": Profile(
+        psi=lambda t, a: torch.exp(-t),
+        psi_t=lambda t, a: -torch.exp(-t),
+        psi_tt=lambda t, a: torch.exp(-t),
+        psi_a=_zero,
+        psi_ta=_zero,
+        psi_aa=_zero,
+    ),
+    "rational_quadratic": Profile(
+        psi=lambda t, a: (1 + t) ** -a,
+        psi_t=lambda t, a: -a * (1 + t) ** (-a - 1),
+        psi_tt=lambda t, a: a * (a + 1) * (1 + t) ** (-a - 2),
+        psi_a=lambda t, a: -torch.log1p(t) * (1 + t) ** -a,
+        psi_ta=lambda t, a: (a * torch.log1p(t) - 1) * (1 + t) ** (-a - 1),
+        psi_aa=lambda t, a: torch.log1p(t) ** 2 * (1 + t) ** -a,
+    ),
+    "imq": Profile(
+        psi=lambda t, a: torch.rsqrt(1 + t),
+        psi_t=lambda t, a: -0.5 * torch.rsqrt(1 + t) / (1 + t),
+        psi_tt=lambda t, a: 0.75 * torch.rsqrt(1 + t) / (1 + t) ** 2,
+        psi_a=_zero,
+        psi_ta=_zero,
+        psi_aa=_zero,
+    ),
+    "laplace": Profile(
+        psi=lambda t, a: torch.exp(-t.sqrt()),
+        psi_t=lambda t, a: _off_zero(t, lambda t: -0.5 * torch.exp(-t.sqrt()) * t.rsqrt()),
+        psi_tt=lambda t, a: _off_zero(
+            t, lambda t: 0.25 * torch.exp(-t.sqrt()) * (1 + t.rsqrt()) / t
+        ),
+        psi_a=_zero,
+        psi_ta=_zero,
+        psi_aa=_zero,
+    ),
+    "energy": Profile(
+        psi=lambda t, a: -(t ** (a / 2)),
+        psi_t=lambda t, a: _off_zero(t, lambda t: -(a / 2) * t ** (a / 2 - 1)),
+        psi_tt=lambda t, a: _off_zero(t, lambda t: -(a / 2) * (a / 2 - 1) * t ** (a / 2 - 2)),
+        psi_a=lambda t, a: _off_zero(t, lambda t: -0.5 * t.log() * t ** (a / 2)),
+        psi_ta=lambda t, a: _off_zero(t, lambda t: -(0.5 + a / 4 * t.log()) * t ** (a / 2 - 1)),
+        psi_aa=lambda t, a: _off_zero(t, lambda t: -0.25 * t.log() ** 2 * t ** (a / 2)),
+    ),
+    "square_distance": Profile(
+        psi=lambda t, a: t,
+        psi_t=lambda t, a: torch.ones_like(t),
+        psi_tt=_zero,
+        psi_a=_zero,
+        psi_ta=_zero,
+        psi_aa=_zero,
+    ),
+}

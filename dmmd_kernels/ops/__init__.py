@@ -1,0 +1,19 @@
+"""The public functions: checked inputs, any backend, differentiable."""
+
+from dmmd_kernels.ops.mmd import mmd2, witness, witness_grad
+from dmmd_kernels.ops.pairwise import (
+    kernel_matrix,
+    potential,
+    potential_and_grad,
+    potential_grad,
+)
+
+__all__ = [
+    "kernel_matrix",
+    "mmd2",
+    "potential",
+    "potential_and_grad",
+    "potential_grad",
+    "witness",
+    "witness_grad",
+]

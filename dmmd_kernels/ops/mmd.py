@@ -1,0 +1,205 @@
+"""Maximum mean discrepancy between two samples, and its witness function.
+
+On the joint cloud u = [x; y], MMD² is a quadratic form Σ c_ij k(u_i, u_j) with symmetric signed
+coefficients, so value and gradients are one sweep each. For samples with weights a and b,
+
+    biased     Σ aᵢaⱼ k(xᵢ, xⱼ) + Σ bᵢbⱼ k(yᵢ, yⱼ) - 2 Σ aᵢbⱼ k(xᵢ, yⱼ)
+    unbiased   the same without the pairs i = j inside x and inside y, each block scaled back to its
+               mass: 1/(n(n - 1)) for weights 1/n
+
+Source: Gretton et al., "A kernel two-sample test", JMLR 2012, equations 3 and 5.
+"""
+
+import torch
+from torch import Tensor
+
+from dmmd_kernels.kernels import Kernel
+from dmmd_kernels.ops import operators
+from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
+from dmmd_kernels.ops.pairwise import _sweep, _total, potential, potential_grad
+
+_HALF = (torch.float16, torch.bfloat16)
+_coefficients: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+
+def mmd2(
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    *,
+    estimator: str = "unbiased",
+    weights_x: Tensor | None = None,
+    weights_y: Tensor | None = None,
+    backend: str = "auto",
+    precision: str = "highest",
+) -> Tensor:
+    """MMD², the squared maximum mean discrepancy between the samples x and y.
+
+    Never rooted, never halved. The unbiased estimate may be negative; the pairs i = i inside a
+    sample are left out exactly. The biased one is at least 0 up to rounding.
+
+    Args:
+        x: (…, n, d).
+        y: (…, m, d).
+        kernel: see dmmd_kernels.kernels.
+        estimator: "unbiased" (U-statistic within, all pairs across) or "biased" (V-statistic).
+        weights_x: (…, n), used as they are; 1/n each when None.
+        weights_y: (…, m); 1/m each when None.
+        backend, precision: as in `potential`.
+
+    Returns:
+        (…,), twice differentiable in x, y, the weights and the kernel's parameters.
+
+    Raises:
+        TypeError, ValueError: the inputs do not fit together, or a sample is too small: unbiased
+            needs two points in each, biased one.
+        BackendError: the named backend cannot run the call.
+    """
+    check_points("mmd2", x=x, y=y)
+    _check_estimator(estimator, x, y)
+    dtype = x.dtype
+    if dtype in _HALF:  # 1/n does not fit in half precision, nor does a difference of means
+        x, y = x.float(), y.float()
+        weights_x = None if weights_x is None else weights_x.float()
+        weights_y = None if weights_y is None else weights_y.float()
+    v, w = _signed_coefficients(x, y, weights_x, weights_y, estimator)
+    batch = common_batch("mmd2", x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
+    u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
+    lowered = kernel.lower(u)
+    skip = estimator == "unbiased"
+    parts = [
+        _sweep("mmd2", operators.quadratic_form, (u, v, w), mixture, (skip, precision, backend))
+        for mixture in lowered.mixtures
+    ]
+    if lowered.linear is not None:
+        if weights_x is None and weights_y is None:
+            u = u - u.detach().mean(-2, keepdim=True)  # uniform weights do not feel the origin
+        parts.append(lowered.linear * _linear_form(u, v, w, skip))
+    return _total(parts).to(dtype)
+
+
+def witness(
+    z: Tensor,
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    *,
+    backend: str = "auto",
+    precision: str = "highest",
+) -> Tensor:
+    """f(z) = mean_i k(xᵢ, z) - mean_j k(yⱼ, z), the witness of x against y (DMMD, eq. 1).
+
+    Args:
+        z: query points, (…, n, d).
+        x, y: samples, (…, N, d) and (…, M, d).
+        kernel, backend, precision: as in `potential`.
+
+    Returns:
+        (…, n). The flow of x towards y descends it.
+
+    Raises:
+        TypeError, ValueError, BackendError: as in `potential`; ValueError for an empty sample.
+    """
+    return _witness(potential, "witness", z, x, y, kernel, backend, precision)
+
+
+def witness_grad(
+    z: Tensor,
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    *,
+    backend: str = "auto",
+    precision: str = "highest",
+) -> Tensor:
+    """∇f(z), the gradient of `witness` in z alone, with both samples held (DMMD, eq. 4).
+
+    Args, Raises: as in `witness`.
+
+    Returns:
+        (…, n, d). ∂MMD²_biased(x, y)/∂xᵢ = (2/N) ∇f(xᵢ).
+    """
+    return _witness(potential_grad, "witness_grad", z, x, y, kernel, backend, precision)
+
+
+def _witness(op, name, z, x, y, kernel, backend, precision):
+    check_points(name, z=z, x=x, y=y)
+    for sample, cloud in (("x", x), ("y", y)):
+        if cloud.shape[-2] == 0:
+            raise ValueError(f"{name}: {sample} must hold at least one point, got an empty sample")
+    dtype = z.dtype
+    if dtype in _HALF:
+        z, x, y = z.float(), x.float(), y.float()
+    batch = common_batch(name, x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
+    w = torch.cat([_uniform(x), -_uniform(y)])
+    u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
+    w = w.expand(*batch, -1) if batch else w
+    return op(z, u, w, kernel, backend=backend, precision=precision).to(dtype)
+
+
+def _check_estimator(estimator: str, x: Tensor, y: Tensor) -> None:
+    if estimator not in ("unbiased", "biased"):
+        raise ValueError(f"mmd2: estimator must be 'unbiased' or 'biased', got {estimator!r}")
+    least = 2 if estimator == "unbiased" else 1
+    for name, cloud in (("x", x), ("y", y)):
+        if cloud.shape[-2] < least:
+            raise ValueError(
+                f"mmd2: estimator={estimator!r} needs at least {least} points in {name}, "
+                f"got {cloud.shape[-2]}"
+            )
+
+
+def _uniform(x: Tensor) -> Tensor:
+    return x.new_full((x.shape[-2],), 1 / x.shape[-2])
+
+
+def _spread(x: Tensor, batch: tuple) -> Tensor:
+    return x.expand(*batch, *x.shape[-2:]) if batch else x
+
+
+def _signed_coefficients(x, y, weights_x, weights_y, estimator) -> tuple[Tensor, Tensor]:
+    """v, w (…, n + m, p) with c_ij = ⟨v_i, w_j⟩ the coefficients of the quadratic form."""
+    if weights_x is not None:
+        check_weights("mmd2", "weights_x", weights_x, "x", x, columns=False)
+    if weights_y is not None:
+        check_weights("mmd2", "weights_y", weights_y, "y", y, columns=False)
+    if weights_x is None and weights_y is None and type(x) in (Tensor, torch.nn.Parameter):
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return _build_coefficients(_uniform(x), _uniform(y), estimator)
+        key = (x.shape[-2], y.shape[-2], estimator, x.dtype, x.device)
+        if key not in _coefficients:
+            if len(_coefficients) >= 64:
+                _coefficients.clear()
+            _coefficients[key] = _build_coefficients(_uniform(x), _uniform(y), estimator)
+        return _coefficients[key]
+    a = _uniform(x) if weights_x is None else weights_x
+    b = _uniform(y) if weights_y is None else weights_y
+    batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    a, b = a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])
+    return _build_coefficients(a, b, estimator)
+
+
+def _build_coefficients(a: Tensor, b: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
+    """Biased: c = s sᵀ with s = [a; -b]. Unbiased: blocks κ_a a aᵀ, -a bᵀ, κ_b b bᵀ, rank two."""
+    if estimator == "biased":
+        s = torch.cat([a, -b], -1)[..., None]
+        return s, s
+    row_a = torch.stack([_off_diagonal_scale(a) * a, -a], -1)
+    row_b = torch.stack([-b, _off_diagonal_scale(b) * b], -1)
+    column_a = torch.stack([a, torch.zeros_like(a)], -1)
+    column_b = torch.stack([torch.zeros_like(b), b], -1)
+    return torch.cat([row_a, row_b], -2), torch.cat([column_a, column_b], -2)
+
+
+def _off_diagonal_scale(a: Tensor) -> Tensor:
+    """(Σa)² / ((Σa)² - Σa²): n/(n - 1) for uniform weights."""
+    mass = a.sum(-1, keepdim=True).square()
+    return mass / (mass - a.square().sum(-1, keepdim=True))
+
+
+def _linear_form(u: Tensor, v: Tensor, w: Tensor, skip_diagonal: bool) -> Tensor:
+    """Σ c_ij ⟨u_i, u_j⟩ in O((n + m) d): ⟨Σ v_i u_i, Σ w_j u_j⟩, less Σ c_ii |u_i|²."""
+    total = ((v.mT @ u) * (w.mT @ u)).sum((-2, -1))
+    if not skip_diagonal:
+        return total
+    return total - ((v * w).sum(-1) * u.square().sum(-1)).sum(-1)

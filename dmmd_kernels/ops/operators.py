@@ -1,0 +1,279 @@
+"""The torch operators dmmd::*, and their derivatives.
+
+Everything is a derivative of one bilinear form of two clouds z, x with coefficients c_ij = ⟨v_i, w_j⟩:
+
+    E(z, x, v, w; θ) = Σᵢⱼ c_ij K(z_i, x_j; θ)
+
+    potential      = ∂E/∂v        potential_grad = ∂E/∂z        params_grad = ∂E/∂θ
+    ∂E/∂x and ∂E/∂w are the same operators with (z, v) and (x, w) exchanged
+    tangents       = the derivative of all three along (ż, ẋ, θ̇)
+
+so first derivatives need no operator of their own, and second ones need `tangents` alone.
+Derivations: docs/derivations.md.
+"""
+
+import torch
+from torch import Tensor
+
+from dmmd_kernels.kernels import Mixture, profile
+from dmmd_kernels.ops.register import Operator
+
+
+def _sum(*parts: Tensor | None) -> Tensor | None:
+    present = [p for p in parts if p is not None]
+    return sum(present[1:], present[0]) if present else None
+
+
+def _ones(z: Tensor) -> Tensor:
+    return z.new_ones(z.shape[-2], 1)
+
+
+# -- potential ------------------------------------------------------------------------------------
+
+
+def _potential_backward(tensors, how, needs, v):
+    z, x, w, params = tensors
+    v = v.contiguous()
+    return (
+        potential_grad(z, x, v, w, params, *how) if needs[0] else None,
+        potential_grad(x, z, w, v, params, *how) if needs[1] else None,
+        potential(x, z, v, params, *how) if needs[2] else None,
+        params_grad(z, x, v, w, params, *how) if needs[3] else None,
+    )
+
+
+def _potential_jvp(tensors, how, z_dot, x_dot, w_dot, params_dot):
+    z, x, w, params = tensors
+    along_w = None if w_dot is None else potential(z, x, w_dot, params, *how)
+    if z_dot is None and x_dot is None and params_dot is None:
+        return along_w
+    v = z.new_zeros(z.shape[-2], w.shape[-1])  # only f is wanted
+    f, _, _ = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
+    return _sum(f, along_w)
+
+
+# -- potential_grad -------------------------------------------------------------------------------
+
+
+def _second_order(tensors, how, needs, along_z, along_params):
+    """Gradients of ⟨along_z, ∂E/∂z⟩ + ⟨along_params, ∂E/∂θ⟩ in (z, x, v, w, θ)."""
+    z, x, v, w, params = tensors
+    dz = dx = dv = dw = dparams = None
+    if needs[0] or needs[2] or needs[4]:
+        dv, dz, dparams = tangents(z, x, v, w, params, along_z, None, along_params, *how)
+    if needs[1] or needs[3]:
+        columns = _ones(z) if v is None else v
+        dw, dx, _ = tangents(x, z, w, columns, params, None, along_z, along_params, *how)
+    return dz, dx, None if v is None else dv, dw, dparams
+
+
+def _potential_grad_backward(tensors, how, needs, u):
+    return _second_order(tensors, how, needs, u.contiguous(), None)
+
+
+def _potential_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
+    z, x, v, w, params = tensors
+    _, along_rest, _ = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
+    return _sum(
+        along_rest,
+        None if v_dot is None else potential_grad(z, x, v_dot, w, params, *how),
+        None if w_dot is None else potential_grad(z, x, v, w_dot, params, *how),
+    )
+
+
+# -- potential_and_grad ---------------------------------------------------------------------------
+
+
+def _both_backward(tensors, how, needs, v, u):
+    z, x, w, params = tensors
+    first = _potential_backward(tensors, how, needs, v)
+    dz, dx, _, dw, dparams = _second_order(
+        (z, x, None, w, params), how, (*needs[:2], False, *needs[2:]), u.contiguous(), None
+    )
+    return tuple(map(_sum, first, (dz, dx, dw, dparams)))
+
+
+def _both_jvp(tensors, how, z_dot, x_dot, w_dot, params_dot):
+    z, x, w, params = tensors
+    f, g, _ = tangents(z, x, None, w, params, z_dot, x_dot, params_dot, *how)
+    if w_dot is None:
+        return f, g
+    f_w, g_w = potential_and_grad(z, x, w_dot, params, *how)
+    return f + f_w, g + g_w
+
+
+# -- params_grad ----------------------------------------------------------------------------------
+
+
+def _params_grad_backward(tensors, how, needs, c):
+    return _second_order(tensors, how, needs, None, c.contiguous())
+
+
+def _params_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
+    z, x, v, w, params = tensors
+    _, _, along_rest = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
+    return _sum(
+        along_rest,
+        None if v_dot is None else params_grad(z, x, v_dot, w, params, *how),
+        None if w_dot is None else params_grad(z, x, v, w_dot, params, *how),
+    )
+
+
+# -- quadratic_form -------------------------------------------------------------------------------
+
+
+def _form_backward(tensors, how, needs, s):
+    """c is symmetric, so both roles of u contribute alike."""
+    u, v, w, params = tensors
+    s = s[..., None, None]
+    sv = (s * v).to(u.dtype)
+    return (
+        2 * potential_grad(u, u, sv, w, params, *how) if needs[0] else None,
+        (s * potential(u, u, w, params, *how)).to(u.dtype) if needs[1] else None,
+        potential(u, u, sv, params, *how) if needs[2] else None,
+        params_grad(u, u, sv, w, params, *how) if needs[3] else None,
+    )
+
+
+def _form_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
+    u, v, w, params = tensors
+    f = _potential_jvp((u, u, w, params), how, u_dot, u_dot, w_dot, params_dot)
+    along_v = None if v_dot is None else (v_dot * potential(u, u, w, params, *how)).sum((-2, -1))
+    return _sum(None if f is None else (v * f).sum((-2, -1)), along_v).to(params.dtype)
+
+
+# -- kernel_matrix --------------------------------------------------------------------------------
+# Its derivatives are matrices too, so plain torch on the n × m squared distances does.
+
+
+def _matrix_components(tensors, how):
+    """(ψ, λ, s, a, q) per component, with λ, s, a ready to meet the (n, m) matrix q."""
+    z, x, params = tensors
+    unit = params.new_tensor([[1.0, 1.0, 0.0]])
+    q = kernel_matrix(z, x, unit, "square_distance", *how[1:])
+    for index, name in enumerate(Mixture(how[0], params).names):
+        yield profile(name), *params[..., index, :, None, None].unbind(-3), q
+
+
+def _matrix_slope(tensors, how):
+    """dK/dq"""
+    return sum(lam * s * psi.psi_t(s * q, a) for psi, lam, s, a, q in _matrix_components(tensors, how))
+
+
+def _matrix_by_parameter(tensors, how):
+    """(∂K/∂λ, ∂K/∂s, ∂K/∂a) per component."""
+    return [
+        (psi.psi(s * q, a), lam * q * psi.psi_t(s * q, a), lam * psi.psi_a(s * q, a))
+        for psi, lam, s, a, q in _matrix_components(tensors, how)
+    ]
+
+
+def _matrix_backward(tensors, how, needs, upstream):
+    z, x, params = tensors
+    dz = dx = dparams = None
+    if needs[0] or needs[1]:
+        pull = 2 * upstream * _matrix_slope(tensors, how)
+        centre = x.detach().mean(-2, keepdim=True)  # differences do not feel it, rounding does
+        zc, xc = z - centre, x - centre
+        dz = pull.sum(-1)[..., None] * zc - pull @ xc
+        dx = pull.sum(-2)[..., None] * xc - pull.mT @ zc
+    if needs[2]:
+        rows = [
+            torch.stack([(upstream * value).sum((-2, -1)) for value in values], -1)
+            for values in _matrix_by_parameter(tensors, how)
+        ]
+        dparams = torch.stack(rows, -2)
+    return dz, dx, dparams
+
+
+def _matrix_jvp(tensors, how, z_dot, x_dot, params_dot):
+    z, x, params = tensors
+    along = []
+    if z_dot is not None or x_dot is not None:
+        a = torch.zeros_like(z) if z_dot is None else z_dot
+        b = torch.zeros_like(x) if x_dot is None else x_dot
+        centre = x.mean(-2, keepdim=True)
+        zc, xc = z - centre, x - centre
+        q_dot = (zc * a).sum(-1)[..., None] + (xc * b).sum(-1)[..., None, :]
+        q_dot = q_dot - zc @ b.mT - a @ xc.mT
+        along.append(2 * _matrix_slope(tensors, how) * q_dot)
+    if params_dot is not None:
+        for index, values in enumerate(_matrix_by_parameter(tensors, how)):
+            rows = params_dot[..., index, :, None, None].unbind(-3)
+            along.append(sum(row * value for row, value in zip(rows, values, strict=True)))
+    return _sum(*along)
+
+
+# -- tangents -------------------------------------------------------------------------------------
+
+
+def _refuse(*_):
+    raise NotImplementedError(
+        "dmmd_kernels: the ops have first and second derivatives, and a third was asked for; "
+        "for third order write the kernel in plain torch"
+    )
+
+
+_CLOUDS = ["z", "x", "w", "params"]
+_PAIRS = ["z", "x", "v?", "w", "params"]
+
+
+def _by_columns(z, x, w, params):
+    return [(z.shape[-2], w.shape[-1])]
+
+
+potential = Operator(
+    "potential", _CLOUDS, shapes=_by_columns, backward=_potential_backward, jvp=_potential_jvp
+)
+potential_grad = Operator(
+    "potential_grad",
+    _PAIRS,
+    shapes=lambda z, *_: [z.shape[-2:]],
+    backward=_potential_grad_backward,
+    jvp=_potential_grad_jvp,
+)
+potential_and_grad = Operator(
+    "potential_and_grad",
+    _CLOUDS,
+    shapes=lambda z, *_: [(z.shape[-2], 1), z.shape[-2:]],
+    params_dtype=(False, False),
+    backward=_both_backward,
+    jvp=_both_jvp,
+    has_diagonal=False,
+)
+params_grad = Operator(
+    "params_grad",
+    _PAIRS,
+    shapes=lambda *tensors: [tensors[-1].shape[-2:]],
+    params_dtype=(True,),
+    backward=_params_grad_backward,
+    jvp=_params_grad_jvp,
+)
+quadratic_form = Operator(
+    "quadratic_form",
+    ["u", "v", "w", "params"],
+    shapes=lambda *_: [()],
+    params_dtype=(True,),
+    backward=_form_backward,
+    jvp=_form_jvp,
+)
+kernel_matrix = Operator(
+    "kernel_matrix",
+    ["z", "x", "params"],
+    shapes=lambda z, x, _: [(z.shape[-2], x.shape[-2])],
+    backward=_matrix_backward,
+    jvp=_matrix_jvp,
+    has_diagonal=False,
+)
+tangents = Operator(
+    "tangents",
+    [*_PAIRS, "a?", "b?", "c?"],
+    shapes=lambda z, x, v, w, params, *_: [
+        (z.shape[-2], w.shape[-1]),
+        z.shape[-2:],
+        params.shape[-2:],
+    ],
+    params_dtype=(False, False, True),
+    backward=_refuse,
+    jvp=_refuse,
+)

@@ -1,0 +1,213 @@
+"""Turns a backend function into a torch operator that every transform of torch understands.
+
+`torch.library` gives eager autograd, fake tensors, torch.compile and export. It has no forward
+mode (a dual tensor's tangent would silently be zero) and no func.grad, so under functorch
+transforms and forward AD the same rules run through a `torch.autograd.Function` instead.
+
+A rule sees the tensors of the call and the static rest `how` = (profiles, skip_diagonal, precision,
+backend), and returns one gradient, or tangent, per tensor.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmmd_kernels.backend import pick
+from dmmd_kernels.kernels import Mixture
+
+_HOW = "str profiles, bool skip_diagonal, str precision, str backend"
+_STATIC = 4
+_LIBRARY = torch.library.Library("dmmd", "DEF")
+
+Rule = Callable[..., Any]
+
+
+class Operator:
+    """dmmd::<name>, callable with its tensors, then `how`.
+
+    Args:
+        name: the op, as every backend module spells it.
+        tensors: schema names of the tensor arguments; "v?" may be None. Each is (rows, columns),
+            or (B, rows, columns). One is "params".
+        shapes: the result's shapes without the batch dimension, from the tensors.
+        backward: (tensors, how, needs, *upstream) -> one gradient (or None) per tensor. A gradient
+            may keep a batch dimension its tensor lacks; it is summed here.
+        jvp: (tensors, how, *tangents) -> tangent of the result(s). Tangents may be None.
+        run: (module, *tensors but params, mixture, skip_diagonal, precision) -> result(s).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tensors: Sequence[str],
+        *,
+        shapes: Callable[..., list[tuple]],
+        backward: Rule,
+        jvp: Rule,
+        params_dtype: Sequence[bool] = (False,),
+        has_diagonal: bool = True,
+    ):
+        self.name = name
+        self._count = len(tensors)
+        self._params = tensors.index("params")
+        self._backward, self._jvp = backward, jvp
+        self._shapes, self._params_dtype = shapes, params_dtype
+        self._has_diagonal = has_diagonal
+        self._single = len(params_dtype) == 1
+
+        arguments = ", ".join(
+            f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors
+        )
+        results = "Tensor" if self._single else f"({', '.join(['Tensor'] * len(params_dtype))})"
+        _LIBRARY.define(
+            f"{name}({arguments}, {_HOW}) -> {results}", tags=(torch.Tag.pt2_compliant_tag,)
+        )
+        _LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"dmmd::{name}", self._fake, lib=_LIBRARY)
+        torch.library.register_autograd(
+            f"dmmd::{name}", self._eager_backward, setup_context=_save, lib=_LIBRARY
+        )
+        self._op = getattr(torch.ops.dmmd, name).default
+        self._function = _function(self)
+
+    def __call__(self, *arguments):
+        if _under_transform():
+            return self._function.apply(*arguments)
+        return self._op(*arguments)
+
+    def _run(self, *arguments):
+        tensors = _packed(arguments[: self._count])
+        profiles, skip_diagonal, precision, backend = arguments[self._count :]
+        mixture = Mixture(profiles, tensors.pop(self._params))
+        tensors.insert(self._params, mixture)
+        z = tensors[0]
+        function = getattr(pick(backend, z, mixture, precision), self.name)
+        if self._has_diagonal:
+            tensors.append(skip_diagonal)
+        if not z.is_cuda:
+            return function(*tensors, precision=precision)
+        with torch.cuda.device_of(z):  # launch where the data is, not on the current device
+            return function(*tensors, precision=precision)
+
+    def _fake(self, *arguments):
+        tensors = arguments[: self._count]
+        batch = next((t.shape[:1] for t in tensors if t is not None and t.ndim == 3), ())
+        results = tuple(
+            (tensors[self._params] if of_params else tensors[0]).new_empty((*batch, *shape))
+            for shape, of_params in zip(self._shapes(*tensors), self._params_dtype, strict=True)
+        )
+        return results[0] if self._single else results
+
+    def _eager_backward(self, ctx, *upstream):
+        return self.backward(ctx, *upstream)
+
+    def backward(self, ctx, *upstream):
+        tensors = _saved(ctx)
+        needs = ctx.needs_input_grad[: self._count]
+        grads = self._backward(tensors, ctx.how, needs, *upstream)
+        return (*map(_like, grads, tensors, needs), *[None] * _STATIC)
+
+    def jvp(self, ctx, *tangents):
+        return self._jvp(_saved(ctx), ctx.how, *tangents[: self._count])
+
+    def vmap(self, info, in_dims, *arguments):
+        """Adds the mapped dimension in front of, and folds it into, the one batch dimension."""
+        tensors, dims = arguments[: self._count], in_dims[: self._count]
+        moved = [
+            t if t is None or dim is None else t.movedim(dim, 0)
+            for t, dim in zip(tensors, dims, strict=True)
+        ]
+        mapped = [dim is not None for dim in dims]
+        inner = [
+            t is not None and t.ndim - is_mapped == 3
+            for t, is_mapped in zip(moved, mapped, strict=True)
+        ]
+        if not any(inner):
+            result = self(*moved, *arguments[self._count :])
+            return result, 0 if self._single else (0,) * len(self._params_dtype)
+        size = info.batch_size
+        blocks = next(t.shape[-3] for t, has in zip(moved, inner, strict=True) if has)
+        folded = []
+        for t, is_mapped, has in zip(moved, mapped, inner, strict=True):
+            if t is None:
+                folded.append(None)
+                continue
+            t = t if is_mapped else t.unsqueeze(0)
+            t = t if has else t.unsqueeze(1)
+            folded.append(t.expand(size, blocks, *t.shape[2:]).flatten(0, 1))
+        result = self(*folded, *arguments[self._count :])
+        unfold = lambda r: r.unflatten(0, (size, blocks))
+        if self._single:
+            return unfold(result), 0
+        return tuple(map(unfold, result)), (0,) * len(result)
+
+
+def _function(operator: Operator) -> type[torch.autograd.Function]:
+    """The operator as an autograd Function: the route of functorch and of forward mode."""
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(*arguments):
+            return operator._op(*arguments)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            _save(ctx, inputs, output)
+            ctx.save_for_forward(*inputs[:-_STATIC])
+
+        @staticmethod
+        def backward(ctx, *upstream):
+            return operator.backward(ctx, *upstream)
+
+        @staticmethod
+        def jvp(ctx, *tangents):
+            return operator.jvp(ctx, *tangents)
+
+        @staticmethod
+        def vmap(info, in_dims, *arguments):
+            return operator.vmap(info, in_dims, *arguments)
+
+    Function.__name__ = Function.__qualname__ = operator.name
+    return Function
+
+
+def _save(ctx, inputs, output):
+    ctx.how = inputs[-_STATIC:]
+    ctx.save_for_backward(*inputs[:-_STATIC])
+
+
+def _saved(ctx) -> tuple[Tensor | None, ...]:
+    return ctx.saved_tensors
+
+
+def _like(grad: Tensor | None, tensor: Tensor | None, needed: bool) -> Tensor | None:
+    """The gradient of a tensor that several blocks share is the sum over the blocks."""
+    if grad is None or not needed:
+        return None
+    return grad.sum(0) if grad.ndim > tensor.ndim else grad
+
+
+def _packed(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Contiguous tensors; blocks that were expanded from one are handed on as that one."""
+    packed = [t if t is None or t.is_contiguous() else _pack(t) for t in tensors]
+    if any(t is not None and t.ndim == 3 for t in tensors) and not any(
+        t is not None and t.ndim == 3 for t in packed
+    ):
+        packed[0] = tensors[0].expand(tensors[0].shape).contiguous()
+    return packed
+
+
+def _pack(t: Tensor) -> Tensor:
+    return (t[0] if t.ndim == 3 and len(t) > 0 and t.stride(0) == 0 else t).contiguous()
+
+
+def _under_transform() -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or _forward_level() >= 0
+
+
+def _forward_level() -> int:
+    return getattr(torch.autograd.forward_ad, "_current_level", -1)

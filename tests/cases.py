@@ -1,0 +1,153 @@
+"""What every op is tested on: kernels, clouds, backends and the accuracy rule.
+
+A new kernel, cloud or backend is one line here and is then tested everywhere.
+"""
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import dmmd_kernels as dk
+from dmmd_kernels import backend, reference
+from dmmd_kernels.kernels import Mixture
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+KERNELS = {
+    "gaussian": dk.gaussian(0.7),
+    "rational_quadratic": dk.rational_quadratic(0.4, 1.2),
+    "laplace": dk.laplace(1.3),
+    "imq": dk.imq(0.9),
+    "energy": dk.energy(),
+    "energy1.5": dk.energy(1.5),
+    "linear": dk.linear(),
+    "polynomial": dk.polynomial(3),
+    "gaussians": dk.mixture([dk.gaussian(s) for s in (0.5, 1, 2, 4)]),
+    "everything": 0.5 * dk.gaussian(1.0)
+    + dk.rational_quadratic(0.2)
+    + 0.1 * dk.linear()
+    + dk.polynomial(2, 0.3, 0.5)
+    + dk.laplace(2.0),
+}
+SMOOTH = [name for name in KERNELS if name not in ("laplace", "energy", "energy1.5", "everything")]
+each_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+each_smooth_kernel = pytest.mark.parametrize("kernel", [KERNELS[n] for n in SMOOTH], ids=SMOOTH)
+
+# (n, m, d): nothing, one point, ragged and whole tiles, n ≪ m, d on both sides of vector widths.
+SHAPES = [(0, 5, 3), (3, 0, 2), (1, 1, 1), (3, 5, 2), (65, 130, 17), (7, 300, 64), (64, 64, 16)]
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "n{}-m{}-d{}".format(*s))
+
+
+def backends() -> list:
+    """Every backend; those that cannot run on this machine are skipped, with their own reason."""
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=f"{name}: {reason}"))
+        for name, reason in backend.report(torch.device(DEVICE)).items()
+    ]
+
+
+each_backend = pytest.mark.parametrize("name", backends())
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_clouds(n: int, m: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Independent normals; half of the smaller cloud is shared, the hard case for distances."""
+    g = _generator(seed)
+    z, x = torch.randn(n, d, generator=g), torch.randn(m, d, generator=g)
+    shared = min(n, m) // 2
+    z[:shared] = x[:shared]
+    return z, x
+
+
+def converged_clouds(n: int, m: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Particles within a small fraction of σ of the data, as at the end of a flow."""
+    g = _generator(seed)
+    x = torch.randn(m, d, generator=g)
+    z = x[torch.arange(n) % max(m, 1)] if m else torch.randn(n, d, generator=g)
+    return z + 0.03 * torch.randn(n, d, generator=g), x
+
+
+def distant_clouds(n: int, m: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean 10³, spread 1."""
+    z, x = random_clouds(n, m, d, seed)
+    return z + 1e3, x + 1e3
+
+
+def clustered_clouds(n: int, m: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Few tight clusters far apart, many exact duplicates."""
+    g = _generator(seed)
+    centres = 5 * torch.randn(4, d, generator=g)
+    z = centres[torch.randint(4, (n,), generator=g)]
+    x = centres[torch.randint(4, (m,), generator=g)] + 1e-3 * torch.randn(m, d, generator=g)
+    return z, x
+
+
+def digit_clouds(n: int, m: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Real data: scikit-learn's handwritten digits, the first d of their 64 pixels."""
+    from sklearn.datasets import load_digits
+
+    pixels = torch.from_numpy(load_digits().data).float() / 16
+    order = torch.randperm(len(pixels), generator=_generator(seed))
+    return pixels[order[:n], :d], pixels[order[n : n + m], :d]
+
+
+CLOUDS = {
+    "random": random_clouds,
+    "converged": converged_clouds,
+    "distant": distant_clouds,
+    "clustered": clustered_clouds,
+    "digits": digit_clouds,
+}
+each_cloud = pytest.mark.parametrize("clouds", CLOUDS.values(), ids=CLOUDS.keys())
+
+
+def problem(
+    n: int, m: int, d: int, p: int = 1, dtype=torch.float32, clouds: Callable = random_clouds
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z (n, d), x (m, d), v (n, p), w (m, p): two clouds with signed coefficients."""
+    z, x = clouds(n, m, d)
+    g = _generator(1)
+    v, w = torch.randn(len(z), p, generator=g), torch.randn(len(x), p, generator=g)
+    return tuple(t.to(DEVICE, dtype) for t in (z, x, v, w))
+
+
+def compiled_form(name: str, points: Tensor) -> Mixture:
+    (mixture,) = KERNELS[name].lower(points).mixtures
+    return mixture
+
+
+def assert_as_accurate(op: str, name: str, tensors: tuple, mixture: Mixture, *rest) -> None:
+    """The accuracy rule, for op(*tensors with the mixture in its place, *rest) of backend `name`.
+
+    In the dtype of the call an op may be at most 4 times as wrong as plain torch on differences,
+    both against float64, plus 16 ulps of the largest entry (for lucky cases, where plain is exact).
+    """
+    double = [t if t is None else t.double() for t in tensors]
+    double_mixture = mixture._replace(params=mixture.params.double())
+    got = _results(getattr(backend.load(name), op), tensors, mixture, rest)
+    plain = _results(getattr(reference, op), tensors, mixture, rest)
+    exact = _results(getattr(reference, op), double, double_mixture, rest)
+    for index, (ours, theirs, truth) in enumerate(zip(got, plain, exact, strict=True)):
+        assert ours.shape == truth.shape
+        assert ours.dtype == theirs.dtype
+        if truth.numel() == 0:
+            continue
+        floor = 16 * torch.finfo(ours.dtype).eps * truth.abs().max()
+        allowed = 4 * (theirs - truth).abs().max() + floor
+        error = (ours - truth).abs().max()
+        assert error <= allowed, f"result {index}: max error {error:.2e}, allowed {allowed:.2e}"
+
+
+def _results(function: Callable, tensors, mixture: Mixture, rest) -> tuple[Tensor, ...]:
+    """Calls a backend function; None among the tensors marks the place of nothing but itself."""
+    place = {"kernel_matrix": 2, "potential": 3, "potential_and_grad": 3, "quadratic_form": 3}
+    at = place.get(function.__name__, 4)
+    result = function(*tensors[:at], mixture, *tensors[at:], *rest)
+    return result if isinstance(result, tuple) else (result,)

@@ -1,0 +1,232 @@
+"""Every backend function against its definition, and the rules of choosing a backend."""
+
+import inspect
+
+import pytest
+import torch
+
+import dmmd_kernels as dk
+from dmmd_kernels import backend, reference
+from tests.cases import (
+    CLOUDS,
+    DEVICE,
+    assert_as_accurate,
+    compiled_form,
+    each_backend,
+    each_cloud,
+    each_shape,
+    problem,
+)
+
+FUNCTIONS = [
+    "kernel_matrix",
+    "params_grad",
+    "potential",
+    "potential_and_grad",
+    "potential_grad",
+    "quadratic_form",
+    "tangents",
+    "why_not",
+]
+
+@each_backend
+@each_shape
+@pytest.mark.parametrize("kernel", ["gaussian", "energy", "polynomial", "gaussians"])
+@pytest.mark.parametrize("p", [1, 3])
+def test_potential(name, shape, kernel, p):
+    z, x, _, w = problem(*shape, p)
+    assert_as_accurate("potential", name, (z, x, w), compiled_form(kernel, z))
+
+
+@each_backend
+@each_shape
+@pytest.mark.parametrize("kernel", ["gaussian", "laplace", "polynomial", "gaussians"])
+@pytest.mark.parametrize("p", [1, 3])
+def test_potential_grad(name, shape, kernel, p):
+    z, x, v, w = problem(*shape, p)
+    assert_as_accurate("potential_grad", name, (z, x, v, w), compiled_form(kernel, z))
+
+
+@each_backend
+@each_shape
+def test_potential_and_grad(name, shape):
+    z, x, _, w = problem(*shape)
+    assert_as_accurate("potential_and_grad", name, (z, x, w), compiled_form("imq", z))
+
+
+@each_backend
+@each_shape
+def test_kernel_matrix(name, shape):
+    z, x, _, _ = problem(*shape)
+    assert_as_accurate("kernel_matrix", name, (z, x), compiled_form("rational_quadratic", z))
+
+
+@each_backend
+@each_shape
+@pytest.mark.parametrize("p", [1, 2])
+def test_params_grad(name, shape, p):
+    z, x, v, w = problem(*shape, p)
+    assert_as_accurate("params_grad", name, (z, x, v, w), compiled_form("rational_quadratic", z))
+
+
+@each_backend
+@each_shape
+@pytest.mark.parametrize("kernel", ["gaussian", "polynomial"])
+@pytest.mark.parametrize("p", [1, 2])
+def test_tangents(name, shape, kernel, p):
+    z, x, v, w = problem(*shape, p)
+    mixture = compiled_form(kernel, z)
+    directions = (torch.randn_like(z), torch.randn_like(x), torch.randn_like(mixture.params))
+    assert_as_accurate("tangents", name, (z, x, v, w, *directions), mixture)
+
+
+def every_function(name, z, x, v, w, mixture, skip=False):
+    """Every function once, by the accuracy rule."""
+    a, b, c = torch.randn_like(z), torch.randn_like(x), torch.randn_like(mixture.params)
+    assert_as_accurate("potential", name, (z, x, w), mixture, skip)
+    assert_as_accurate("potential_grad", name, (z, x, v, w), mixture, skip)
+    assert_as_accurate("params_grad", name, (z, x, v, w), mixture, skip)
+    assert_as_accurate("tangents", name, (z, x, v, w, a, b, c), mixture, skip)
+    assert_as_accurate("tangents", name, (z, x, v, w, a, None, None), mixture, skip)
+    if mixture.is_radial:
+        assert_as_accurate("kernel_matrix", name, (z, x), mixture)
+
+
+@each_backend
+@pytest.mark.parametrize("kernel", ["energy", "energy1.5", "imq", "laplace", "rational_quadratic"])
+def test_every_function_of_every_kernel(name, kernel):
+    z, x, v, w = problem(33, 70, 5)
+    every_function(name, z, x, v, w, compiled_form(kernel, z))
+
+
+@each_backend
+@each_cloud
+@pytest.mark.parametrize("kernel", ["gaussian", "laplace", "rational_quadratic"])
+def test_hard_clouds(name, clouds, kernel):
+    z, x, v, w = problem(50, 90, 12, clouds=clouds)
+    every_function(name, z, x, v, w, compiled_form(kernel, z))
+
+
+@each_backend
+@pytest.mark.parametrize("scale", [1e-4, 1e3])
+def test_tiny_and_huge_scales(name, scale):
+    z, x, v, w = problem(20, 40, 3)
+    every_function(name, z * scale, x * scale, v, w, compiled_form("gaussian", z))
+
+
+@each_backend
+@pytest.mark.parametrize("kernel", ["gaussian", "energy", "polynomial"])
+def test_the_diagonal_counts_for_nothing(name, kernel):
+    z, _, v, w = problem(70, 70, 4, p=2)
+    every_function(name, z, z.clone(), v, w, compiled_form(kernel, z), skip=True)
+    assert_as_accurate("quadratic_form", name, (z, v, v), compiled_form(kernel, z), True)
+    assert_as_accurate("quadratic_form", name, (z, v, v), compiled_form(kernel, z), False)
+
+
+@each_backend
+@pytest.mark.parametrize("which", ["all", "z", "x", "w", "params"])
+def test_blocks_and_shared_tensors(name, which):
+    """A tensor with a batch dimension differs from block to block, one without is shared."""
+    z, x, v, w = problem(9, 21, 3, p=2)
+    mixture = compiled_form("gaussians", z)
+    spread = lambda t: torch.stack([t, 0.5 * t, 1.1 * t])
+    z, x, v, w, params = (
+        spread(t) if which in ("all", key) else t
+        for key, t in [("z", z), ("x", x), ("v", v), ("w", w), ("params", mixture.params)]
+    )
+    every_function(name, z, x, v, w, mixture._replace(params=params))
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_dtypes(name, dtype):
+    z, x, v, w = problem(20, 33, 6, dtype=dtype)
+    mixture = compiled_form("gaussian", z)
+    if reason := backend.load(name).why_not(z, mixture):
+        pytest.skip(f"{name}: {reason}")
+    assert_as_accurate("potential", name, (z, x, w), mixture)
+    assert_as_accurate("potential_grad", name, (z, x, v, w), mixture)
+    assert_as_accurate("potential_and_grad", name, (z, x, w), mixture)
+
+
+@each_backend
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kernel", ["gaussian", "energy", "imq"])
+def test_not_a_number_poisons_its_row_and_no_other(name, bad, kernel):
+    z, x, _, w = problem(40, 70, 3)
+    mixture = compiled_form(kernel, z)
+    z[17, 1] = bad
+    for op, tensors in [("potential", (z, x, w)), ("potential_grad", (z, x, None, w))]:
+        got = getattr(backend.load(name), op)(*tensors, mixture)
+        expected = getattr(reference, op)(*tensors, mixture)
+        assert torch.equal(got.isnan(), expected.isnan())
+        assert not got[torch.arange(40, device=DEVICE) != 17].isnan().any()
+
+
+@each_backend
+def test_a_nan_in_the_cloud_poisons_every_row(name):
+    z, x, _, w = problem(40, 70, 3)
+    x[33, 2] = float("nan")
+    mixture = compiled_form("gaussian", z)
+    assert backend.load(name).potential(z, x, w, mixture).isnan().all()
+    assert backend.load(name).potential_grad(z, x, None, w, mixture).isnan().all()
+
+
+@each_backend
+def test_inputs_stay_as_they_are_and_runs_repeat_bit_for_bit(name):
+    z, x, v, w = problem(130, 257, 7)
+    kept = [t.clone() for t in (z, x, v, w)]
+    mixture = compiled_form("gaussians", z)
+    runs = [backend.load(name).potential_grad(z, x, v, w, mixture) for _ in range(3)]
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+    for before, after in zip(kept, (z, x, v, w), strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_backends_share_one_signature(function):
+    signatures = {
+        name: inspect.signature(getattr(backend.load(name), function)) for name in backend._MODULES
+    }
+    assert len(set(signatures.values())) == 1, signatures
+
+
+def test_a_named_backend_runs_or_raises():
+    z, x, _, w = problem(4, 6, 3, dtype=torch.float64)
+    with pytest.raises(dk.BackendError, match=r"'triton' cannot run this call: .*float64"):
+        dk.potential(z, x, w[:, 0], dk.energy(), backend="triton")
+    with pytest.raises(ValueError, match="backend must be 'auto', 'triton', 'native'"):
+        dk.potential(z, x, w[:, 0], dk.energy(), backend="cuda")
+    with pytest.raises(ValueError, match="precision must be 'highest' or 'high', got 'low'"):
+        dk.potential(z, x, w[:, 0], dk.energy(), precision="low")
+
+
+def test_falling_back_warns_once_and_is_an_error_when_strict(monkeypatch):
+    z, x, _, w = problem(4, 6, 3)
+    preferred = backend._PREFERENCE[DEVICE][0]
+    monkeypatch.setattr(backend, "_warned", set())
+    monkeypatch.setattr(backend.load(preferred), "why_not", lambda *_: "it is switched off")
+    with pytest.warns(RuntimeWarning, match=f"'{preferred}' is not used: it is switched off"):
+        dk.potential(z, x, w[:, 0], dk.energy())
+    dk.potential(z, x, w[:, 0], dk.energy())  # a second warning would be an error here
+    monkeypatch.setenv("DMMD_STRICT", "1")
+    with pytest.raises(dk.BackendError, match="it is switched off"):
+        dk.potential(z, x, w[:, 0], dk.energy())
+
+
+def test_what_auto_takes_can_be_asked():
+    z = torch.zeros(3, 2, device=DEVICE)
+    able = [n for n in backend._PREFERENCE[DEVICE] if backend.report(z.device)[n] is None]
+    assert backend.chosen(z, dk.gaussian(1.0)) == able[0]
+    assert backend.chosen(z, dk.linear()) == "reference"
+
+
+def test_the_clouds_are_hard():
+    """The test data hold what they claim, else the accuracy tests check less than they say."""
+    z, x = CLOUDS["random"](50, 90, 12)
+    assert (torch.cdist(z, x) == 0).sum() >= 25
+    z, x = CLOUDS["distant"](50, 90, 12)
+    assert x.mean() > 900
+    z, x = CLOUDS["converged"](50, 90, 12)
+    assert torch.cdist(z, x).amin(1).max() < 0.3

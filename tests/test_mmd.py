@@ -1,0 +1,216 @@
+"""mmd2 and witness: their definitions, their axioms, and the cases that are solved by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import dmmd_kernels as dk
+from tests.cases import CLOUDS, DEVICE, KERNELS, each_backend, each_kernel, problem
+
+ESTIMATORS = ["unbiased", "biased"]
+each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
+
+
+def samples(n=20, m=31, d=3, dtype=torch.float64):
+    x, y, a, b = problem(n, m, d, dtype=dtype)
+    return x, 0.8 * y + 0.3, a[:, 0].abs(), b[:, 0].abs()
+
+
+def by_definition(x, y, kernel, estimator):
+    xx, yy, xy = (dk.kernel_matrix(s, t, kernel) for s, t in [(x, x), (y, y), (x, y)])
+    if estimator == "biased":
+        return xx.mean() + yy.mean() - 2 * xy.mean()
+    off = lambda k: (k.sum() - k.trace()) / (len(k) * (len(k) - 1))
+    return off(xx) + off(yy) - 2 * xy.mean()
+
+
+@each_backend
+@each_estimator
+@each_kernel
+def test_is_its_definition(name, estimator, kernel):
+    x, y, _, _ = samples()
+    expected = by_definition(x, y, kernel, estimator)
+    if name == "triton":
+        got = dk.mmd2(x.float(), y.float(), kernel, estimator=estimator, backend=name).double()
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    else:
+        got = dk.mmd2(x, y, kernel, estimator=estimator, backend=name)
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+@each_estimator
+@each_kernel
+def test_gradients(estimator, kernel):
+    x, y, a, b = (t.requires_grad_() for t in samples(4, 5, 2))
+
+    def call(x, y, a, b):
+        return dk.mmd2(x, y, kernel, estimator=estimator, weights_x=a, weights_y=b)
+
+    assert torch.autograd.gradcheck(call, (x, y, a, b))
+    assert torch.autograd.gradgradcheck(call, (x, y, a, b))
+
+
+@each_estimator
+def test_uniform_weights_are_no_weights(estimator):
+    x, y, _, _ = samples()
+    a, b = x.new_full((20,), 1 / 20), y.new_full((31,), 1 / 31)
+    for kernel in KERNELS.values():
+        weighted = dk.mmd2(x, y, kernel, estimator=estimator, weights_x=a, weights_y=b)
+        torch.testing.assert_close(weighted, dk.mmd2(x, y, kernel, estimator=estimator))
+
+
+@each_estimator
+def test_a_weight_is_a_repetition(estimator):
+    """A point of weight 2/n is two points, for the biased estimate, which counts their own pair."""
+    x, y, _, _ = samples(6, 9)
+    a = x.new_tensor([2, 1, 1, 1, 1, 1]) / 7
+    twice = torch.cat([x[:1], x])
+    got = dk.mmd2(x, y, dk.imq(1.0), estimator="biased", weights_x=a)
+    torch.testing.assert_close(got, dk.mmd2(twice, y, dk.imq(1.0), estimator="biased"))
+
+
+@each_kernel
+def test_a_sample_is_at_distance_zero_from_itself(kernel):
+    x, _, _, _ = samples()
+    assert abs(dk.mmd2(x, x, kernel, estimator="biased")) < 1e-9
+
+
+@each_kernel
+def test_symmetric_and_positive(kernel):
+    x, y, _, _ = samples()
+    forth, back = (dk.mmd2(*s, kernel, estimator="biased") for s in [(x, y), (y, x)])
+    torch.testing.assert_close(forth, back)
+    assert forth > 0
+
+
+@each_kernel
+def test_the_velocity_is_minus_the_gradient_of_mmd2(kernel):
+    """∂MMD²_b/∂xᵢ = (2/N) ∇f(xᵢ), so descending MMD² in x is following the velocity."""
+    x, y, _, _ = samples()
+    x = (x + 0.05).requires_grad_()
+    (grad,) = torch.autograd.grad(dk.mmd2(x, y, kernel, estimator="biased"), x)
+    torch.testing.assert_close(2 / len(x) * dk.witness_grad(x, x, y, kernel), grad)
+    torch.testing.assert_close(dk.velocity(x, x, y, kernel), -dk.witness_grad(x, x, y, kernel))
+
+
+@each_kernel
+def test_witness_is_the_difference_of_mean_potentials(kernel):
+    x, y, _, _ = samples()
+    z = x[:7] + 0.1
+    f = dk.kernel_matrix(z, x, kernel).mean(1) - dk.kernel_matrix(z, y, kernel).mean(1)
+    torch.testing.assert_close(dk.witness(z, x, y, kernel), f)
+
+
+def standard_normal(d: int, nodes: int = 40):
+    """Gauss-Hermite points and weights: a cloud that integrates like N(0, I), with no noise."""
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    grid = np.stack(np.meshgrid(*[points] * d), -1).reshape(-1, d)
+    mass = np.prod(np.meshgrid(*[weights / weights.sum()] * d), 0).reshape(-1)
+    return torch.from_numpy(grid).to(DEVICE), torch.from_numpy(mass).to(DEVICE)
+
+
+def test_two_normals_in_closed_form():
+    """MMD² of N(0, I) and N(a, I) is 2c(1 - exp(-|a|² / 2(σ² + 2))), c = (σ² / (σ² + 2))^(d/2)."""
+    d, sigma = 2, 1.5
+    a = torch.tensor([1.0, -0.5], dtype=torch.float64, device=DEVICE)
+    x, w = standard_normal(d)
+    c = (sigma**2 / (sigma**2 + 2)) ** (d / 2)
+    expected = 2 * c * (1 - math.exp(-float(a @ a) / (2 * (sigma**2 + 2))))
+    got = dk.mmd2(
+        x, x + a, dk.gaussian(sigma), estimator="biased", weights_x=w, weights_y=w
+    )
+    assert got.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_width_of_largest_slope_in_closed_form():
+    """DMMD, proposition 3.1: for k_α = α^-d exp(-s/2α²) and N(0, σ²I) against N(μ, σ²I), the slope
+    of MMD² in μ is largest at α² = |μ|²/(d + 2) - 2σ²."""
+    d, sigma = 1, 0.3
+    x, w = standard_normal(d)
+    x = sigma * x
+    best = math.sqrt(1.5**2 / (d + 2) - 2 * sigma**2)
+
+    def slope(alpha):
+        mu = torch.full((d,), 1.5, dtype=torch.float64, device=DEVICE, requires_grad=True)
+        kernel = alpha**-d * dk.gaussian(alpha)
+        value = dk.mmd2(x, x + mu, kernel, estimator="biased", weights_x=w, weights_y=w)
+        return torch.autograd.grad(value, mu)[0].norm().item()
+
+    assert slope(best) > max(slope(0.98 * best), slope(1.02 * best))
+    s = best**2 + 2 * sigma**2
+    exact = 2 * 1.5 * s ** (-d / 2 - 1) * math.exp(-(1.5**2) / (2 * s))
+    assert slope(best) == pytest.approx(exact, rel=1e-9)
+
+
+def test_the_energy_flow_in_one_dimension_counts_neighbours():
+    """On a line ∇f(xᵢ) counts points on either side: (2#{y < x} - M)/M - (2 rank - N + 1)/N."""
+    x, y, _, _ = samples(11, 17, 1)
+    x = x + 0.01 * torch.arange(11, device=DEVICE, dtype=x.dtype)[:, None]
+    below = (y.T < x).sum(1)
+    rank = (x.T < x).sum(1)
+    expected = (2 * below - 17) / 17 - (2 * rank - 11 + 1) / 11
+    got = dk.witness_grad(x, x, y, dk.energy())[:, 0]
+    torch.testing.assert_close(got, expected.to(got.dtype))
+
+
+def test_the_linear_kernel_keeps_its_accuracy_far_from_the_origin():
+    x, y = (t.to(DEVICE) for t in CLOUDS["distant"](500, 400, 16))
+    exact = dk.mmd2(x.double(), y.double(), dk.linear())
+    assert dk.mmd2(x, y, dk.linear()).item() == pytest.approx(exact.item(), rel=1e-3)
+
+
+@each_backend
+@pytest.mark.parametrize("clouds", ["random", "distant", "digits"])
+def test_small_values_near_the_null_are_accurate(name, clouds):
+    """Two samples of one distribution: MMD²_u is a small difference of large sums."""
+    x, y = (t.to(DEVICE) for t in CLOUDS[clouds](200, 190, 8))
+    kernel = dk.mixture([dk.gaussian(s) for s in (1.0, 2.0, 4.0)])
+    exact = dk.mmd2(x.double(), y.double(), kernel, backend="reference")
+    plain = dk.mmd2(x, y, kernel, backend="reference")
+    got = dk.mmd2(x, y, kernel, backend=name)
+    allowed = 4 * (plain - exact).abs() + 16 * torch.finfo(torch.float32).eps * 3  # k ≤ 3
+    assert (got - exact).abs() <= allowed
+
+
+@each_estimator
+def test_half_precision_is_the_float32_value_rounded(estimator):
+    x, y, _, _ = samples(dtype=torch.bfloat16)
+    got = dk.mmd2(x, y, dk.gaussian(1.0), estimator=estimator)
+    expected = dk.mmd2(x.float(), y.float(), dk.gaussian(1.0), estimator=estimator)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got, expected.bfloat16())
+
+
+@each_backend
+def test_batches_with_a_width_per_block(name):
+    x, y, _, _ = (t.float() for t in samples(5 * 12, 5 * 9))
+    x, y = x.reshape(5, 12, 3), y.reshape(5, 9, 3)
+    sigma = torch.linspace(0.3, 2, 5, device=DEVICE)
+    got = dk.mmd2(x, y, dk.gaussian(sigma), backend=name)
+    alone = [dk.mmd2(x[i], y[i], dk.gaussian(float(sigma[i]))) for i in range(5)]
+    torch.testing.assert_close(got, torch.stack(alone), rtol=1e-4, atol=1e-6)
+    shared = dk.mmd2(x, y[0], dk.gaussian(sigma), backend=name)
+    torch.testing.assert_close(shared[0], got[0], rtol=1e-4, atol=1e-6)
+
+
+def test_the_mean_over_shards_is_not_the_global_value():
+    """Why a distributed MMD must gather its particles."""
+    x, y, _, _ = samples(40, 40)
+    whole = dk.mmd2(x, y, dk.gaussian(1.0), estimator="biased")
+    shards = dk.mmd2(x.reshape(4, 10, 3), y.reshape(4, 10, 3), dk.gaussian(1.0), estimator="biased")
+    assert abs(shards.mean() - whole) > 0.01
+
+
+def test_errors_say_what_must_hold_and_what_came():
+    x, k = torch.zeros(4, 2), dk.energy()
+    for call, message in [
+        (lambda: dk.mmd2(x, x, k, estimator="u"), "'unbiased' or 'biased', got 'u'"),
+        (lambda: dk.mmd2(x[:1], x, k), "needs at least 2 points in x, got 1"),
+        (lambda: dk.mmd2(x, x[:0], k, estimator="biased"), "at least 1 points in y, got 0"),
+        (lambda: dk.mmd2(x, x, k, weights_x=x[:3, 0]), r"weights_x must have .* got \(3,\)"),
+        (lambda: dk.witness(x, x[:0], x, k), "x must hold at least one point"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -3,7 +3,6 @@
 A new kernel, cloud or backend is one line here and is then tested everywhere.
 """
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +14,6 @@ from dmmd_kernels import backend, reference
 from dmmd_kernels.kernels import Mixture
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 KERNELS = {
     "gaussian": dk.gaussian(0.7),
@@ -33,9 +31,7 @@ KERNELS = {
     + dk.polynomial(2, 0.3, 0.5)
     + dk.laplace(2.0),
 }
-SMOOTH = [name for name in KERNELS if name not in ("laplace", "energy", "energy1.5", "everything")]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
-each_smooth_kernel = pytest.mark.parametrize("kernel", [KERNELS[n] for n in SMOOTH], ids=SMOOTH)
 
 # (n, m, d): nothing, one point, ragged and whole tiles, n ≪ m, d on both sides of vector widths.
 SHAPES = [(0, 5, 3), (3, 0, 2), (1, 1, 1), (3, 5, 2), (65, 130, 17), (7, 300, 64), (64, 64, 16)]

@@ -29,6 +29,7 @@ FUNCTIONS = [
     "why_not",
 ]
 
+
 @each_backend
 @each_shape
 @pytest.mark.parametrize("kernel", ["gaussian", "energy", "polynomial", "gaussians"])

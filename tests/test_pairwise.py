@@ -96,10 +96,14 @@ def test_a_third_derivative_is_refused():
 @each_backend
 @each_kernel
 def test_batches_are_the_blocks_one_by_one(name, kernel):
-    z, x, w = (torch.stack([t, 2 * t]).expand(3, 2, *t.shape).float() for t in double_problem(5, 8, 3))
+    z, x, w = (
+        torch.stack([t, 2 * t]).expand(3, 2, *t.shape).float() for t in double_problem(5, 8, 3)
+    )
     for op in (dk.potential, dk.potential_grad):
         together = op(z, x, w, kernel, backend=name)
-        alone = [op(z[i, j], x[i, j], w[i, j], kernel, backend=name) for i in range(3) for j in (0, 1)]
+        alone = [
+            op(z[i, j], x[i, j], w[i, j], kernel, backend=name) for i in range(3) for j in (0, 1)
+        ]
         torch.testing.assert_close(together.flatten(0, 1), torch.stack(alone))
     shared = dk.potential(z, x[0, 0], w[0, 0], kernel, backend=name)
     torch.testing.assert_close(shared[1, 1], dk.potential(z[1, 1], x[0, 0], w[0, 0], kernel))
@@ -163,12 +167,24 @@ def test_errors_say_what_must_hold_and_what_came():
     z, x, w = torch.zeros(4, 3), torch.zeros(6, 3), torch.zeros(6)
     k = dk.energy()
     for call, error, message in [
-        (lambda: dk.potential(z, x, w[:4], k), ValueError, r"w must have one .* \(…, 6\).* got \(4,\)"),
-        (lambda: dk.potential(z[0], x, w, k), ValueError, r"z must be \(…, points, d\), got \(3,\)"),
+        (
+            lambda: dk.potential(z, x, w[:4], k),
+            ValueError,
+            r"w must have one .* \(…, 6\).* got \(4,\)",
+        ),
+        (
+            lambda: dk.potential(z[0], x, w, k),
+            ValueError,
+            r"z must be \(…, points, d\), got \(3,\)",
+        ),
         (lambda: dk.potential(z[:, :2], x, w, k), ValueError, "one dimension d"),
         (lambda: dk.potential(z.double(), x, w, k), TypeError, "share one dtype"),
         (lambda: dk.potential(z, x, w.double(), k), TypeError, "w must have the dtype of x"),
-        (lambda: dk.potential(z.int(), x, w, k), TypeError, "must be floating point, got torch.int32"),
+        (
+            lambda: dk.potential(z.int(), x, w, k),
+            TypeError,
+            "must be floating point, got torch.int32",
+        ),
         (lambda: dk.potential([[1.0]], x, w, k), TypeError, "z must be a torch.Tensor, got list"),
         (lambda: dk.potential_grad(z, x, w[:, None], k), ValueError, "one weight per point of x"),
         (lambda: dk.potential(z.expand(2, 4, 3), x.expand(3, 6, 3), w, k), ValueError, "broadcast"),

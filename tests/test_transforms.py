@@ -1,0 +1,220 @@
+"""The ops under every transform of torch: right, or an error that says so; never a silent zero."""
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+
+import dmmd_kernels as dk
+from tests.cases import DEVICE, KERNELS, compiled_form, each_kernel, problem
+
+SIGMA = torch.tensor(0.9, dtype=torch.float64, device=DEVICE)
+
+
+def inputs():
+    z, x, _, w = problem(4, 6, 3, dtype=torch.float64)
+    return z + 0.1, x, w[:, 0]
+
+
+def functions(kernel):
+    """Scalar functions of z made of every op."""
+    _, x, w = inputs()
+    return {
+        "potential": lambda z: dk.potential(z, x, w, kernel).sum(),
+        "potential_grad": lambda z: dk.potential_grad(z, x, w, kernel).square().sum(),
+        "potential_and_grad": lambda z: sum(
+            t.square().sum() for t in dk.potential_and_grad(z, x, w, kernel)
+        ),
+        "kernel_matrix": lambda z: dk.kernel_matrix(z, x, kernel).square().sum(),
+        "mmd2": lambda z: dk.mmd2(z, x, kernel),
+        "witness": lambda z: dk.witness(z, z.detach(), x, kernel).square().sum(),
+    }
+
+
+each_function = pytest.mark.parametrize("name", functions(dk.gaussian(1.0)).keys())
+
+
+@each_function
+@each_kernel
+def test_func_grad_is_autograd(name, kernel):
+    z, _, _ = inputs()
+    f = functions(kernel)[name]
+    expected = torch.autograd.functional.jacobian(f, z)
+    torch.testing.assert_close(grad(f)(z), expected)
+    torch.testing.assert_close(jacrev(f)(z), expected)
+    torch.testing.assert_close(jacfwd(f)(z), expected)
+
+
+@pytest.mark.parametrize("name", ["potential", "kernel_matrix", "mmd2", "witness"])
+@each_kernel
+def test_hessian_is_autograd_twice(name, kernel):
+    z, _, _ = inputs()
+    f = functions(kernel)[name]
+    expected = torch.autograd.functional.hessian(f, z)
+    torch.testing.assert_close(hessian(f)(z), expected)
+    torch.testing.assert_close(jacrev(jacrev(f))(z), expected)
+
+
+@each_function
+@each_kernel
+def test_forward_mode_is_reverse_mode(name, kernel):
+    z, _, _ = inputs()
+    direction = torch.randn_like(z)
+    f = functions(kernel)[name]
+    expected = (torch.autograd.functional.jacobian(f, z) * direction).sum()
+    torch.testing.assert_close(jvp(f, (z,), (direction,))[1], expected)
+    with forward_ad.dual_level():
+        dual = f(forward_ad.make_dual(z, direction))
+        tangent = forward_ad.unpack_dual(dual).tangent
+        if tangent is None:  # what does not depend on z has no tangent: the linear gradient
+            tangent = torch.zeros_like(expected)
+        torch.testing.assert_close(tangent, expected)
+
+
+def test_forward_mode_in_every_argument():
+    z, x, w = inputs()
+
+    def f(z, x, w, sigma):
+        kernel = dk.gaussian(sigma) + sigma * dk.rational_quadratic(sigma)
+        return dk.potential(z, x, w, kernel), dk.potential_grad(z, x, w, kernel)
+
+    arguments = (z, x, w, SIGMA)
+    directions = tuple(torch.randn_like(t) for t in arguments)
+    _, got = jvp(f, arguments, directions)
+    step = 1e-6
+    ahead, behind = (
+        f(*(t + s * v for t, v in zip(arguments, directions, strict=True))) for s in (step, -step)
+    )
+    for tangent, a, b in zip(got, ahead, behind, strict=True):
+        torch.testing.assert_close(tangent, (a - b) / (2 * step), rtol=1e-6, atol=1e-7)
+
+
+@each_kernel
+def test_vmap_is_a_loop(kernel):
+    z, x, w = inputs()
+    many = torch.stack([z, 2 * z, 3 * z])
+    for f in (
+        lambda z: dk.potential(z, x, w, kernel),
+        lambda z: dk.potential(x, z, w[:4], kernel),
+        lambda z: dk.potential_grad(z, x, w, kernel),
+        lambda z: dk.kernel_matrix(z, x, kernel),
+        lambda z: dk.mmd2(z, x, kernel),
+        grad(lambda z: dk.mmd2(z, x, kernel)),
+    ):
+        torch.testing.assert_close(vmap(f)(many), torch.stack([f(z) for z in many]))
+
+
+def test_vmap_inside_vmap_and_over_batches():
+    z, x, _ = inputs()
+    clouds, widths = torch.stack([z, 2 * z, 3 * z]), torch.tensor([0.5, 1.5]).to(z)
+    f = lambda z, s: dk.mmd2(z, x, dk.gaussian(s))
+    got = vmap(vmap(f, (0, None)), (None, 0))(clouds, widths)
+    expected = torch.stack([torch.stack([f(z, s) for z in clouds]) for s in widths])
+    torch.testing.assert_close(got, expected)
+    batched = vmap(lambda s: dk.mmd2(clouds, x, dk.gaussian(s)))(widths)
+    torch.testing.assert_close(batched, expected)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear", "everything"])
+def test_compiles_without_a_graph_break(kernel):
+    kernel = KERNELS[kernel]
+    z, x, w = (t.requires_grad_() for t in inputs())
+    sigma = SIGMA.clone().requires_grad_()
+
+    def loss(z, x, w, sigma):
+        f = dk.potential(2 * z, x, w, kernel + dk.gaussian(sigma))
+        return f.square().sum() + dk.mmd2(z, x, kernel) + dk.potential_grad(z, x, w, kernel).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (4, 3):
+        arguments = (z[:size].detach().requires_grad_(), x, w, sigma)
+        expected = torch.autograd.grad(loss(*arguments), arguments)
+        torch.testing.assert_close(torch.autograd.grad(compiled(*arguments), arguments), expected)
+    torch._dynamo.reset()
+
+
+def test_exports_with_a_dynamic_dimension():
+    class Discrepancy(torch.nn.Module):
+        def forward(self, x, y):
+            return dk.mmd2(x, y, dk.gaussian(1.0)), dk.potential(x, y, y[:, 0], dk.imq(1.0))
+
+    z, x, _ = inputs()
+    points = torch.export.Dim("points", min=2)
+    program = torch.export.export(Discrepancy(), (z, x), dynamic_shapes=({0: points}, None))
+    longer = torch.cat([z, z + 1])
+    torch.testing.assert_close(program.module()(longer, x), Discrepancy()(longer, x))
+
+
+def operator_arguments(name, layout):
+    z, x, _, w = problem(5, 7, 3, dtype=torch.float64)
+    if layout == "transposed":
+        z, x = z.mT.contiguous().mT, x.mT.contiguous().mT
+    elif layout == "offset":
+        z, x = torch.cat([z[:1], z])[1:], torch.cat([x[:1], x])[1:]
+    elif layout == "expanded":
+        z = z.expand(2, *z.shape)
+    elif layout == "one point":
+        z = z[:1]
+    elif layout == "empty":
+        z = z[:0]
+    params = compiled_form("gaussians", z).params
+    v = w.new_ones(x.shape[-2], 1)
+    return {
+        "potential": (z, x, w, params),
+        "potential_grad": (z, x, None, w, params),
+        "potential_and_grad": (z, x, w, params),
+        "params_grad": (z, x, None, w, params),
+        "quadratic_form": (x, v, v, params),
+        "kernel_matrix": (z, x, params),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "layout", ["contiguous", "transposed", "offset", "expanded", "one point", "empty"]
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "potential",
+        "potential_grad",
+        "potential_and_grad",
+        "params_grad",
+        "quadratic_form",
+        "kernel_matrix",
+    ],
+)
+def test_is_a_well_behaved_operator(name, layout):
+    tensors = [
+        t if t is None else t.detach().requires_grad_() for t in operator_arguments(name, layout)
+    ]
+    profiles = compiled_form("gaussians", tensors[0]).profiles
+    how = (profiles, False, "highest", "auto")
+    torch.library.opcheck(getattr(torch.ops.dmmd, name).default, (*tensors, *how))
+
+
+def test_tangents_is_a_well_behaved_operator_without_a_derivative():
+    z, x, _, w = problem(5, 7, 3, dtype=torch.float64)
+    mixture = compiled_form("gaussians", z)
+    arguments = (z, x, None, w, mixture.params, z, None, None)
+    how = (mixture.profiles, False, "highest", "auto")
+    tangents = torch.ops.dmmd.tangents.default
+    torch.library.opcheck(
+        tangents, (*arguments, *how), test_utils=("test_schema", "test_faketensor")
+    )
+    with pytest.raises(NotImplementedError, match="a third was asked for"):
+        tangents(z.requires_grad_(), *arguments[1:], *how)[0].sum().backward()
+
+
+def test_jacfwd_of_jacfwd_is_refused():
+    z, x, w = inputs()
+    f = lambda z: dk.potential(z, x, w, KERNELS["gaussian"]).sum()
+    with pytest.raises(NotImplementedError, match="a third was asked for"):
+        jacfwd(jacfwd(f))(z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_leaves_the_ops_alone(dtype):
+    z, x, w = (t.float() for t in inputs())
+    expected = dk.potential(z, x, w, dk.gaussian(1.0))
+    with torch.autocast(DEVICE, dtype=dtype):
+        assert torch.equal(dk.potential(z, x, w, dk.gaussian(1.0)), expected)

@@ -63,7 +63,14 @@ class Kernel:
     """k(x, y), a positive combination of terms. Made by the constructors below, `+` and `*`."""
 
     terms: tuple[Term, ...]
+    parameters: tuple[Tensor, ...] = field(init=False, compare=False, repr=False)
     _cache: dict = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self):
+        """Collects the parameters that are tensors."""
+        values = [v for t in self.terms for v in (t.weight, t.scale, t.shape)]
+        tensors = tuple(v for v in values if isinstance(v, Tensor))
+        object.__setattr__(self, "parameters", tensors)
 
     def __add__(self, other: "Kernel") -> "Kernel":
         if not isinstance(other, Kernel):
@@ -83,19 +90,12 @@ class Kernel:
 
     __repr__ = __str__
 
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        """The parameters that are tensors."""
-        values = [v for t in self.terms for v in (t.weight, t.scale, t.shape)]
-        return tuple(v for v in values if isinstance(v, Tensor))
-
     def lower(self, points: Tensor) -> Lowered:
         """The compiled form, for points (…, d); kept for the next call when all are numbers."""
         dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
-        plain = type(points) in _PLAIN and len(self.parameters) == 0 and not _is_tracing()
-        if not plain:
-            return self._lower(points.shape[-1], dtype, points.device)
         key = (points.shape[-1], dtype, points.device)
+        if self.parameters or type(points) not in PLAIN or is_tracing():
+            return self._lower(*key)
         if key not in self._cache:
             self._cache[key] = self._lower(*key)
         return self._cache[key]
@@ -113,11 +113,16 @@ class Kernel:
         return Lowered(mixtures, weight)
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _is_tracing() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+def is_tracing() -> bool:
+    """Whether torch is transforming or recording the code, so that no tensor may be kept."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def _table(terms: Sequence[Term], d: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ Source: Gretton et al., "A kernel two-sample test", JMLR 2012, equations 3 and 5
 import torch
 from torch import Tensor
 
-from dmmd_kernels.kernels import Kernel
+from dmmd_kernels.kernels import PLAIN, Kernel, is_tracing
 from dmmd_kernels.ops import operators
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
 from dmmd_kernels.ops.pairwise import _sweep, _total, potential, potential_grad
@@ -163,20 +163,26 @@ def _signed_coefficients(x, y, weights_x, weights_y, estimator) -> tuple[Tensor,
         check_weights("mmd2", "weights_x", weights_x, "x", x, columns=False)
     if weights_y is not None:
         check_weights("mmd2", "weights_y", weights_y, "y", y, columns=False)
-    if weights_x is None and weights_y is None and type(x) in (Tensor, torch.nn.Parameter):
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return _build_coefficients(_uniform(x), _uniform(y), estimator)
-        key = (x.shape[-2], y.shape[-2], estimator, x.dtype, x.device)
-        if key not in _coefficients:
-            if len(_coefficients) >= 64:
-                _coefficients.clear()
-            _coefficients[key] = _build_coefficients(_uniform(x), _uniform(y), estimator)
-        return _coefficients[key]
+    if weights_x is None and weights_y is None:
+        return _uniform_coefficients(x, y, estimator)
     a = _uniform(x) if weights_x is None else weights_x
     b = _uniform(y) if weights_y is None else weights_y
     batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     a, b = a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])
     return _build_coefficients(a, b, estimator)
+
+
+def _uniform_coefficients(x: Tensor, y: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
+    """As above for weights 1/n and 1/m, kept for the next call of the same sizes."""
+    key = (x.shape[-2], y.shape[-2], estimator, x.dtype, x.device)
+    if type(x) not in PLAIN or is_tracing():
+        return _build_coefficients(_uniform(x), _uniform(y), estimator)
+    if key not in _coefficients:
+        if len(_coefficients) >= 64:
+            _coefficients.clear()
+        with torch.no_grad():
+            _coefficients[key] = _build_coefficients(_uniform(x), _uniform(y), estimator)
+    return _coefficients[key]
 
 
 def _build_coefficients(a: Tensor, b: Tensor, estimator: str) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """The torch operators dmmd::*, and their derivatives.
 
-Everything is a derivative of one bilinear form of two clouds z, x with coefficients c_ij = ⟨v_i, w_j⟩:
+All are derivatives of one bilinear form of two clouds z, x with coefficients c_ij = ⟨v_i, w_j⟩:
 
     E(z, x, v, w; θ) = Σᵢⱼ c_ij K(z_i, x_j; θ)
 
@@ -157,7 +157,9 @@ def _matrix_components(tensors, how):
 
 def _matrix_slope(tensors, how):
     """dK/dq"""
-    return sum(lam * s * psi.psi_t(s * q, a) for psi, lam, s, a, q in _matrix_components(tensors, how))
+    return sum(
+        lam * s * psi.psi_t(s * q, a) for psi, lam, s, a, q in _matrix_components(tensors, how)
+    )
 
 
 def _matrix_by_parameter(tensors, how):
@@ -169,7 +171,7 @@ def _matrix_by_parameter(tensors, how):
 
 
 def _matrix_backward(tensors, how, needs, upstream):
-    z, x, params = tensors
+    z, x, _params = tensors
     dz = dx = dparams = None
     if needs[0] or needs[1]:
         pull = 2 * upstream * _matrix_slope(tensors, how)
@@ -187,7 +189,7 @@ def _matrix_backward(tensors, how, needs, upstream):
 
 
 def _matrix_jvp(tensors, how, z_dot, x_dot, params_dot):
-    z, x, params = tensors
+    z, x, _params = tensors
     along = []
     if z_dot is not None or x_dot is not None:
         a = torch.zeros_like(z) if z_dot is None else z_dot

@@ -82,7 +82,7 @@ def potential(
     check_points("potential", z=z, x=x)
     check_weights("potential", "w", w, "x", x, columns=True)
     one_column = w.ndim < x.ndim
-    columns = w[..., None] if one_column else w
+    columns = w.unsqueeze(-1) if one_column else w
     lowered = kernel.lower(z)
     how = (False, precision, backend)
     parts = [
@@ -92,7 +92,7 @@ def potential(
     if lowered.linear is not None:
         parts.append(z @ _linear_moment(x, columns, lowered))
     f = _total(parts)
-    return f[..., 0] if one_column else f
+    return f.squeeze(-1) if one_column else f
 
 
 def potential_grad(
@@ -120,7 +120,7 @@ def potential_grad(
     """
     check_points("potential_grad", z=z, x=x)
     check_weights("potential_grad", "w", w, "x", x, columns=False)
-    w = w[..., None]
+    w = w.unsqueeze(-1)
     lowered = kernel.lower(z)
     how = (False, precision, backend)
     parts = [
@@ -150,7 +150,7 @@ def potential_and_grad(
     """
     check_points("potential_and_grad", z=z, x=x)
     check_weights("potential_and_grad", "w", w, "x", x, columns=False)
-    w = w[..., None]
+    w = w.unsqueeze(-1)
     lowered = kernel.lower(z)
     how = (False, precision, backend)
     both = [
@@ -160,7 +160,7 @@ def potential_and_grad(
     if lowered.linear is not None:
         both.append((z @ _linear_moment(x, w, lowered), _linear_gradient(z, x, w, lowered)))
     f, g = (_total(list(parts)) for parts in zip(*both, strict=True))
-    return f[..., 0], g
+    return f.squeeze(-1), g
 
 
 def _sweep(op: str, operator: Callable, tensors: tuple, mixture: Mixture, how: How):

@@ -1,8 +1,11 @@
 """Turns a backend function into a torch operator that every transform of torch understands.
 
-`torch.library` gives eager autograd, fake tensors, torch.compile and export. It has no forward
-mode (a dual tensor's tangent would silently be zero) and no func.grad, so under functorch
-transforms and forward AD the same rules run through a `torch.autograd.Function` instead.
+The derivatives of an operator are written once, as rules, and reach torch on three routes:
+
+    plain eager code                  an autograd.Function, or no wrapping at all without grad
+    compile, export, fake tensors     torch.library, as dmmd::<name>
+    torch.func and forward mode       an autograd.Function with jvp and vmap; through torch.library
+                                      a dual tensor's tangent would silently be zero
 
 A rule sees the tensors of the call and the static rest `how` = (profiles, skip_diagonal, precision,
 backend), and returns one gradient, or tangent, per tensor.
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dmmd_kernels.backend import pick
-from dmmd_kernels.kernels import Mixture
+from dmmd_kernels.kernels import PLAIN, Mixture
 
 _HOW = "str profiles, bool skip_diagonal, str precision, str backend"
 _STATIC = 4
@@ -67,15 +70,22 @@ class Operator:
         _LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"dmmd::{name}", self._fake, lib=_LIBRARY)
         torch.library.register_autograd(
-            f"dmmd::{name}", self._eager_backward, setup_context=_save, lib=_LIBRARY
+            f"dmmd::{name}", self.backward, setup_context=_save, lib=_LIBRARY
         )
         self._op = getattr(torch.ops.dmmd, name).default
-        self._function = _function(self)
+        self._eager, self._transformed = _functions(self)
 
     def __call__(self, *arguments):
-        if _under_transform():
-            return self._function.apply(*arguments)
-        return self._op(*arguments)
+        if torch.compiler.is_compiling():
+            return self._op(*arguments)
+        if torch._C._are_functorch_transforms_active() or _forward_level() >= 0:
+            return self._transformed.apply(*arguments)
+        tensors = arguments[: self._count]
+        if torch._C._len_torch_dispatch_stack() > 0 or not _all_plain(tensors):
+            return self._op(*arguments)
+        if torch.is_grad_enabled() and _any_requires_grad(tensors):
+            return self._eager.apply(*arguments)
+        return self._run(*arguments)
 
     def _run(self, *arguments):
         tensors = _packed(arguments[: self._count])
@@ -100,17 +110,14 @@ class Operator:
         )
         return results[0] if self._single else results
 
-    def _eager_backward(self, ctx, *upstream):
-        return self.backward(ctx, *upstream)
-
     def backward(self, ctx, *upstream):
-        tensors = _saved(ctx)
+        tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[: self._count]
         grads = self._backward(tensors, ctx.how, needs, *upstream)
         return (*map(_like, grads, tensors, needs), *[None] * _STATIC)
 
     def jvp(self, ctx, *tangents):
-        return self._jvp(_saved(ctx), ctx.how, *tangents[: self._count])
+        return self._jvp(ctx.saved_tensors, ctx.how, *tangents[: self._count])
 
     def vmap(self, info, in_dims, *arguments):
         """Adds the mapped dimension in front of, and folds it into, the one batch dimension."""
@@ -144,10 +151,23 @@ class Operator:
         return tuple(map(unfold, result)), (0,) * len(result)
 
 
-def _function(operator: Operator) -> type[torch.autograd.Function]:
-    """The operator as an autograd Function: the route of functorch and of forward mode."""
+def _functions(operator: Operator) -> tuple[type, type]:
+    """The operator as an autograd Function: for eager code, and for functorch and forward mode.
 
-    class Function(torch.autograd.Function):
+    They differ in cost: torch takes four times as long over a separate setup_context.
+    """
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *arguments):
+            _save(ctx, arguments, None)
+            return operator._run(*arguments)
+
+        @staticmethod
+        def backward(ctx, *upstream):
+            return operator.backward(ctx, *upstream)
+
+    class Transformed(torch.autograd.Function):
         @staticmethod
         def forward(*arguments):
             return operator._op(*arguments)
@@ -169,17 +189,12 @@ def _function(operator: Operator) -> type[torch.autograd.Function]:
         def vmap(info, in_dims, *arguments):
             return operator.vmap(info, in_dims, *arguments)
 
-    Function.__name__ = Function.__qualname__ = operator.name
-    return Function
+    return Eager, Transformed
 
 
 def _save(ctx, inputs, output):
     ctx.how = inputs[-_STATIC:]
     ctx.save_for_backward(*inputs[:-_STATIC])
-
-
-def _saved(ctx) -> tuple[Tensor | None, ...]:
-    return ctx.saved_tensors
 
 
 def _like(grad: Tensor | None, tensor: Tensor | None, needed: bool) -> Tensor | None:
@@ -203,10 +218,12 @@ def _pack(t: Tensor) -> Tensor:
     return (t[0] if t.ndim == 3 and len(t) > 0 and t.stride(0) == 0 else t).contiguous()
 
 
-def _under_transform() -> bool:
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or _forward_level() >= 0
+def _all_plain(tensors: Sequence[Tensor | None]) -> bool:
+    return all(t is None or type(t) in PLAIN for t in tensors)
+
+
+def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
+    return any(t is not None and t.requires_grad for t in tensors)
 
 
 def _forward_level() -> int:

@@ -1,0 +1,163 @@
+"""What is particular to the C++ backend: threads, forks, memory, instruction sets, overhead's cause."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import dmmd_kernels as dk
+from dmmd_kernels import backend, native
+from tests.cases import compiled_form, problem
+
+pytestmark = pytest.mark.skipif(
+    backend.report(torch.device("cpu"))["native"] is not None,
+    reason=f"native: {backend.report(torch.device('cpu'))['native']}",
+)
+
+
+def every_result(z, x, v, w, mixture):
+    f, g = native.potential_and_grad(z, x, w[:, :1].contiguous(), mixture)
+    return (
+        native.potential(z, x, w, mixture),
+        native.potential_grad(z, x, v, w, mixture),
+        f,
+        g,
+        native.params_grad(z, x, v, w, mixture),
+        *native.tangents(z, x, v, w, mixture, z, x, mixture.params),
+        native.quadratic_form(z, v, v, mixture, skip_diagonal=True),
+        native.kernel_matrix(z, x, mixture),
+    )
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [2, 19])
+def test_results_are_the_same_bits_for_any_number_of_threads(threads, dtype, d):
+    z, x, v, w = (t.cpu() for t in problem(531, 1030, d, p=2, dtype=dtype))
+    mixture = compiled_form("gaussians", z)
+    threads(1)
+    expected = every_result(z, x, v, w, mixture)
+    for count in (2, 3, 8):
+        threads(count)
+        for got, alone in zip(every_result(z, x, v, w, mixture), expected, strict=True):
+            assert torch.equal(got, alone)
+
+
+def test_many_python_threads_at_once():
+    z, x, v, w = (t.cpu() for t in problem(200, 300, 5, p=2))
+    mixture = compiled_form("rational_quadratic", z)
+    expected = every_result(z, x, v, w, mixture)
+    mismatches = []
+
+    def work():
+        for _ in range(20):
+            results = every_result(z, x, v, w, mixture)
+            if not all(map(torch.equal, results, expected)):
+                mismatches.append(threading.get_ident())
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not mismatches
+
+
+def run(script: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_forked_child_can_compute():
+    """After a parallel region in the parent, an OpenMP region in a child would hang."""
+    run("""
+import os, signal, torch
+import dmmd_kernels as dk
+torch.set_num_threads(2)
+x = torch.randn(2000, 3)
+call = lambda: dk.potential(x, x, x[:, 0].contiguous(), dk.gaussian(1.0), backend="native")
+expected = call()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(0 if torch.equal(call(), expected) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert torch.equal(call(), expected)
+""")
+
+
+def test_no_matrix_is_stored():
+    """n = m = 50 000 would be a matrix of 10 GB; a call may take 200 MB."""
+    peak = run("""
+import resource, torch
+import dmmd_kernels as dk
+x = torch.randn(50_000, 2)
+dk.mmd2(x[:100], x[100:200], dk.gaussian(1.0), backend="native")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+dk.witness_grad(x, x, x[:10], dk.gaussian(1.0), backend="native")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+""")
+    assert float(peak) < 200
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_every_instruction_set_obeys_the_accuracy_rule(isa):
+    """DMMD_ISA lowers what is used, so one machine checks what others will run."""
+    script = """
+import torch
+from tests.cases import assert_as_accurate, compiled_form, problem
+for d in (2, 21):
+    z, x, v, w = problem(45, 200, d, p=2)
+    for name in ("gaussian", "laplace", "polynomial"):
+        mixture = compiled_form(name, z)
+        assert_as_accurate("potential", "native", (z, x, w), mixture)
+        assert_as_accurate("potential_grad", "native", (z, x, v, w), mixture)
+        assert_as_accurate("params_grad", "native", (z, x, v, w), mixture)
+"""
+    order = ["portable", "avx2", "avx512"]
+    available = native.describe()["instruction set"]
+    if available not in order or order.index(isa) > order.index(available):
+        pytest.skip(f"this processor runs {available} at most")
+    run(script, DMMD_ISA=isa)
+
+
+def test_an_unknown_instruction_set_is_an_error():
+    script = "import dmmd_kernels.native as n; n.describe()"
+    with pytest.raises(AssertionError, match="DMMD_ISA must be one of"):
+        run(script, DMMD_ISA="mmx")
+
+
+def test_misaligned_memory():
+    """A float32 tensor may begin at any multiple of four bytes."""
+    z, x, v, w = problem(33, 77, 5)
+    shifted = torch.empty(x.numel() + 1)[1:].view_as(x).copy_(x)
+    assert shifted.data_ptr() % 16 != 0
+    mixture = compiled_form("imq", z)
+    assert torch.equal(
+        native.potential_grad(z, shifted, v, w, mixture),
+        native.potential_grad(z, x, v, w, mixture),
+    )
+
+
+def test_a_missing_extension_is_a_reason_and_not_a_crash(monkeypatch):
+    monkeypatch.setattr(native, "_library", lambda: None)
+    z, x, _, w = problem(4, 6, 3)
+    with pytest.raises(dk.BackendError, match=r"was not built; run `pip install -e \.`"):
+        dk.potential(z, x, w[:, 0], dk.energy(), backend="native")

@@ -3,7 +3,7 @@
 NATIVE_SOURCES = $(shell find csrc python tests/cpp -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 CPP_DRIVER = -G Ninja -DDMMD_BUILD_TESTS=ON -DDMMD_BUILD_PYTHON=OFF -DDMMD_CUDA=OFF
 
-.PHONY: setup check format lint types test cpp sanitize asan tsan asan-python cuda install bench docs
+.PHONY: setup check format lint types test cpp sanitize asan tsan cuda install bench docs
 
 setup:  ## the package in this environment, with the tools for working on it
 	pip install -e '.[test,dev]'
@@ -31,24 +31,20 @@ cpp:  ## csrc alone, without Python
 	cmake --build build/cpp
 	ctest --test-dir build/cpp --output-on-failure
 
-sanitize: asan tsan asan-python
+sanitize: asan tsan
 
-asan:
-	cmake -S . -B build/asan $(CPP_DRIVER) -DDMMD_SANITIZE=address,undefined
+asan:  # leaks are not looked for: Python and torch leave memory to the end of the process
+	cmake -S . -B build/asan -G Ninja -DDMMD_BUILD_TESTS=ON -DDMMD_CUDA=OFF -DDMMD_SANITIZE=address,undefined \
+	  -DPython_EXECUTABLE=$$(command -v python) -Dpybind11_DIR=$$(python -m pybind11 --cmakedir)
 	cmake --build build/asan
-	ctest --test-dir build/asan --output-on-failure
+	ASAN_OPTIONS=detect_leaks=0 ctest --test-dir build/asan --output-on-failure
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$($${CXX:-g++} -print-file-name=libasan.so) \
+	  python tests/sanitized.py native --extension build/asan
 
 tsan:  # std::thread, because ThreadSanitizer sees races in libgomp that are none
 	cmake -S . -B build/tsan $(CPP_DRIVER) -DDMMD_SANITIZE=thread -DDMMD_THREADS=std
 	cmake --build build/tsan
 	ctest --test-dir build/tsan --output-on-failure
-
-asan-python:  # leaks are not looked for: Python and torch leave memory to the end of the process
-	cmake -S . -B build/asan-python -G Ninja -DDMMD_CUDA=OFF -DDMMD_SANITIZE=address,undefined \
-	  -DPython_EXECUTABLE=$$(command -v python) -Dpybind11_DIR=$$(python -m pybind11 --cmakedir)
-	cmake --build build/asan-python
-	LD_PRELOAD=$$($${CXX:-g++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	  python tests/sanitized.py native --extension build/asan-python
 
 cuda:  ## compiles the CUDA code where there is a compiler for it; running it is benchmarks/gpu.sh
 	@if command -v nvcc >/dev/null; then set -ex; \

@@ -2,7 +2,7 @@
 
 A backend is a module that has every op under the same name and signature, plus
 
-    why_not(z, kernel, precision) -> str | None     what stops it from running this call, if anything
+    why_not(z, kernel, precision) -> str | None     what stops it from running this call
 
 Named explicitly, a backend runs or raises; it never gives way to another. Under "auto" the first
 able one of the device's preference runs. Passing over a preferred one warns once per reason;

@@ -116,7 +116,10 @@ def tangents(
         slope = slope + k_q
         value = value + k_q * q_dot + lam_dot * p + s_dot * lam * q * p_t + shape_dot * lam * p_a
         slope_dot = slope_dot + (
-            lam * s**2 * p_tt * q_dot + lam_dot * s * p_t + s_dot * k_qs + shape_dot * lam * s * p_ta
+            lam * s**2 * p_tt * q_dot
+            + lam_dot * s * p_t
+            + s_dot * k_qs
+            + shape_dot * lam * s * p_ta
         )
         parameters.append(
             (
@@ -133,9 +136,7 @@ def tangents(
     twist = _without_diagonal(pair * slope, skip_diagonal)
     f = _without_diagonal(value, skip_diagonal) @ _work(w)
     g = _along_gradient(pull, diff, x) + _along_turn(twist, turn, b)
-    params = _parameter_sums(
-        _without_diagonal(pair, skip_diagonal), parameters, skip_diagonal
-    )
+    params = _parameter_sums(_without_diagonal(pair, skip_diagonal), parameters, skip_diagonal)
     return f.to(z.dtype), g.to(z.dtype), params
 
 

@@ -1,6 +1,6 @@
 """Runs every op of one backend on awkward shapes, for the eyes of a memory checker.
 
-    python tests/sanitized.py native --extension build/asan-python      (under AddressSanitizer)
+    python tests/sanitized.py native --extension build/asan      (under AddressSanitizer)
     compute-sanitizer python tests/sanitized.py auto --device cuda
 
 Values are the business of the tests; here only the memory that is read and written counts.

@@ -1,0 +1,1 @@
+"""Who is timed on what; see README.md."""

@@ -1,0 +1,172 @@
+"""How everything here is timed: first the error, then the clock.
+
+The first call is checked against float64 and is the warm-up. A provider that is wrong fails and
+has no time. Times are wall-clock medians; on a GPU from a synchronised start with the L2 cache
+swept, to a synchronised end. DMMD_BENCH=small | default | large sets sizes and patience.
+"""
+
+import os
+import platform
+import warnings
+from contextlib import contextmanager
+from importlib import metadata
+from time import perf_counter
+
+import pytest
+import torch
+
+from benchmarks.model import HARDWARE, Hardware, floor, work
+from benchmarks.probes import cpu, cpu_name, torch_exp_rate
+from benchmarks.problems import Case, problem, relative_error
+from benchmarks.providers import MODE
+
+ABSURD = 1e-2
+SECONDS = {"small": 0.05, "default": 0.5, "large": 3.0}[MODE]
+LEAST_ROUNDS, MOST_ROUNDS = 3, 200
+_SWEPT = 2**27  # bytes; more than any L2 cache here
+
+
+@pytest.fixture
+def measure(benchmark):
+    """measure(op, provider, case): checks the provider, times it, and notes what is known."""
+    warnings.simplefilter("ignore")  # of the peers; ours are tested in tests/
+
+    def run(op: str, provider, case: Case) -> None:
+        p = problem(case)
+        if reason := provider.why_not(op, p):
+            pytest.skip(f"{provider.name}: {reason}")
+        call = provider.prepare(op, p)
+        note = describe(op, provider.name, case)
+        with peak_memory(note, case.device):
+            outputs, first = timed(call, case.device)
+        note["first_call_ms"] = 1e3 * first
+        note["error"] = relative_error(op, p, outputs)
+        benchmark.group = f"{op} {case}"
+        benchmark.extra_info.update(note)
+        if not note["error"] <= ABSURD:
+            pytest.fail(f"{provider.name}: {op} is wrong by {note['error']:.1e}, so it has no time")
+        del outputs
+        _, once = timed(call, case.device)
+        clock(benchmark, call, case.device, once)
+        if benchmark.stats is not None:
+            benchmark.extra_info.update(rates(note, benchmark.stats.stats.median))
+
+    return run
+
+
+def timed(call, device: str):
+    """(result, seconds) of one call."""
+    synchronize(device)
+    start = perf_counter()
+    outputs = call()
+    synchronize(device)
+    return outputs, perf_counter() - start
+
+
+def clock(benchmark, call, device: str, once: float) -> None:
+    if device == "cuda":
+        swept = torch.empty(_SWEPT, dtype=torch.int8, device=device)
+
+        def before():
+            swept.zero_()
+            torch.cuda.synchronize()
+
+        def target():
+            call()
+            torch.cuda.synchronize()
+
+        benchmark.pedantic(target, setup=before, rounds=rounds(once), iterations=1)
+        return
+    iterations = max(1, min(100, int(2e-4 / once)))  # a round is long against the clock's own cost
+    benchmark.pedantic(call, rounds=rounds(once * iterations), iterations=iterations)
+
+
+def rounds(seconds: float) -> int:
+    return max(LEAST_ROUNDS, min(MOST_ROUNDS, int(SECONDS / seconds)))
+
+
+def describe(op: str, provider: str, case: Case) -> dict:
+    amount = work(op, case.n, case.m, case.d, case.batch)
+    hardware = hardware_of(case.device)
+    note = {
+        "op": op,
+        "kernel": case.kernel,
+        "provider": provider,
+        "device": case.device,
+        "n": case.n,
+        "m": case.m,
+        "d": case.d,
+        "batch": case.batch,
+        "evaluations": amount.evaluations,
+        "flops": amount.flops,
+        "bytes": amount.traffic,
+    }
+    if hardware is not None:
+        seconds, unit = floor(amount, case.kernel, hardware)
+        note |= {"floor_ms": 1e3 * seconds, "binds": unit}
+    return note
+
+
+def rates(note: dict, seconds: float) -> dict:
+    found = {"evaluations_per_s": note["evaluations"] / seconds}
+    if "floor_ms" in note:
+        found["percent_of_floor"] = 0.1 * note["floor_ms"] / seconds
+    return found
+
+
+def hardware_of(device: str) -> Hardware | None:
+    """None for a GPU whose rates nobody has written down."""
+    if device == "cpu":
+        return cpu()
+    name = torch.cuda.get_device_name()
+    return next((rates for key, rates in HARDWARE.items() if key in name), None)
+
+
+@contextmanager
+def peak_memory(note: dict, device: str):
+    """Notes what was allocated beyond the tensors of the problem; only a GPU can say."""
+    if device != "cuda":
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    yield
+    note["peak_mb"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+# -- What the saved JSON says about the machine ---------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-benchmark there is nothing to update
+def pytest_benchmark_update_machine_info(config, machine_info):
+    rates = cpu()
+    machine_info.pop("node", None)  # whose machine it was is nobody's business
+    machine_info["dmmd"] = {
+        "mode": MODE,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "sgemm_gflops": 2e-9 * rates.slots,
+        "copy_gb_per_s": 1e-9 * rates.bandwidth,
+        "torch_exp_per_s": torch_exp_rate(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {"python": platform.python_version()} | versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for name in ("dmmd-kernels", "torch", "triton", "pykeops", "geomloss"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found

@@ -1,0 +1,160 @@
+"""The least time an op can take on a piece of hardware. Pure functions; no torch.
+
+An op on n queries or particles, m samples and d dimensions costs (`work`)
+
+    evaluations   values of k: each takes `exps` exponentials and `slots` other instructions
+    distances     inner products of length d, one for each value of k
+    sums          rows of length d added up, for gradients
+    traffic       bytes: every input read once, every output written once
+
+A symmetric matrix is evaluated in one half: MMD² takes (n² + m²)/2 + nm values, not n² + nm + m².
+The floor is the slowest of the units, each as if it were alone and perfectly fed:
+
+    memory    traffic / bandwidth
+    exp       exps · evaluations / exponentials per second       (GPU: a unit of its own)
+    tensor    2d (distances + sums) · passes / tensor flop/s     (GPU, d > 8)
+    issue     instructions / instructions per second
+
+with passes = 3 for fp32-grade results from 16-bit hi and lo parts, 1 for precision="high". For
+d ≤ 8 distances are taken from differences, 2d instructions each, and sums cost d. On a CPU one
+kind of unit does the multiply-adds and the exponentials, so their instructions add up:
+
+    slots/s   measured multiply-adds of sgemm;  one exp = `exp_slots` of them
+"""
+
+import argparse
+from dataclasses import dataclass
+
+NEAR = 8  # up to this d, differences are the better way to a distance
+EXP_SLOTS = {"AVX512": 6, "AVX2": 10, "DEFAULT": 10}  # range reduction, degree 5, scaling
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Rates per second. On a CPU tensor and exps are 0 and an exp is `exp_slots` slots."""
+
+    name: str
+    slots: float
+    bandwidth: float
+    exps: float = 0.0
+    tensor: float = 0.0
+    exp_slots: float = 1.0
+
+
+# SMs · lanes · clock: 128 issue slots and 16 exponentials per SM and clock; dense 16-bit tensor.
+HARDWARE = {
+    "H200": Hardware("H200", 132 * 128 * 1.83e9, 4.8e12, 132 * 16 * 1.83e9, 989e12),
+    "H100": Hardware("H100 SXM", 132 * 128 * 1.83e9, 3.35e12, 132 * 16 * 1.83e9, 989e12),
+    "A100": Hardware("A100-80", 108 * 128 * 1.41e9, 2.0e12, 108 * 16 * 1.41e9, 312e12),
+}
+
+# (exponentials, other instructions for a value, and for a value with its slope). The mixture is
+# dyadic: one exponential, the others are its squares.
+KERNELS = {
+    "gaussian": (1, 4.0, 4.5),
+    "rational_quadratic": (2, 6.0, 7.0),
+    "mixture": (1, 12.0, 12.5),
+    "linear": (0, 0.0, 0.0),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    evaluations: float
+    distances: float
+    sums: float
+    traffic: float
+    d: int
+
+    @property
+    def flops(self) -> float:
+        """Of the inner products and sums; what a profile costs is in its slots."""
+        return 2.0 * self.d * (self.distances + self.sums)
+
+
+def work(op: str, n: int, m: int, d: int, batch: int = 0) -> Work:
+    """What the best algorithm known for the op has to do."""
+    both = n + m
+    half = both * both / 2
+    pairs, distances, sums, traffic = {
+        "kernel_matrix": (n * m, n * m, 0, both * d + n * m),
+        "potential": (n * m, n * m, 0, both * d + m + n),
+        "potential_grad": (n * m, n * m, n * m, both * d + m + n * d),
+        "potential_and_grad": (n * m, n * m, n * m, both * d + m + n * d + n),
+        "witness": (n * both, n * both, 0, (n + both) * d + n),
+        "witness_grad": (n * both, n * both, n * both, (n + both) * d + n * d),
+        "flow_step": (n * both, n * both, n * both, both * d + n * d),
+        "mmd2": (half, half, 0, both * d),
+        "mmd2_biased": (half, half, 0, both * d),
+        # A pair pulls at both of its points.
+        "mmd2_grad": (half, half, 2 * half, 2 * both * d),
+        "mmd2_grad_sigma": (half, half, 2 * half, 2 * both * d),
+        "mmd2_linear": (0, both, 0, both * d),
+        # Forward one distance and one sum. Backward ⟨z, x⟩, ⟨v, x⟩ and ⟨v, z⟩ again, and two sums
+        # each for the gradients at z and at the samples.
+        "penalty": (n * both, 4 * n * both, 5 * n * both, 2 * (n + both) * d),
+    }[op]
+    blocks = max(batch, 1)
+    return Work(pairs * blocks, distances * blocks, sums * blocks, traffic * blocks * _FLOAT, d)
+
+
+def floor(
+    work: Work, kernel: str, hardware: Hardware, precision: str = "highest"
+) -> tuple[float, str]:
+    """(seconds, the unit that binds)."""
+    exps, value_slots, slope_slots = KERNELS[kernel]
+    slots = work.evaluations * (slope_slots if work.sums else value_slots)
+    direct = work.d * ((2 if work.d <= NEAR else 1) * work.distances + work.sums)
+    times = {"memory": work.traffic / hardware.bandwidth}
+    if hardware.tensor == 0:
+        exp = work.evaluations * exps * hardware.exp_slots
+        # The few other instructions of a profile overlap with nothing either, but not all are
+        # multiply-adds; leaving them out keeps this a lower bound.
+        times["compute"] = (direct + exp) / hardware.slots
+    else:
+        times["exp"] = work.evaluations * exps / hardware.exps
+        if work.d <= NEAR:
+            slots += direct
+        else:
+            passes = 1 if precision == "high" else 3
+            times["tensor"] = work.flops * passes / hardware.tensor
+        times["issue"] = slots / hardware.slots
+    unit = max(times, key=times.__getitem__)
+    return times[unit], unit
+
+
+def table(hardware: Hardware, n: int, precision: str) -> str:
+    """Floors of every op in milliseconds, as Markdown."""
+    dims = (2, 16, 64, 512, 3072)
+    lines = [
+        f"Floors on {hardware.name}, n = m = {n}, precision={precision!r}, ms",
+        "",
+        "| op | kernel | " + " | ".join(f"d = {d}" for d in dims) + " |",
+        "|---|---|" + "---|" * len(dims),
+    ]
+    for op in ("kernel_matrix", "potential", "potential_grad", "witness_grad", "mmd2", "mmd2_grad"):
+        for kernel in ("gaussian", "rational_quadratic", "mixture"):
+            floors = [floor(work(op, n, n, d), kernel, hardware, precision) for d in dims]
+            cells = [f"{1e3 * seconds:.3g} {unit}" for seconds, unit in floors]
+            lines.append(f"| {op} | {kernel} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gpu", choices=sorted(HARDWARE), help="the CPU of this machine if absent")
+    parser.add_argument("--n", type=int, default=32768)
+    parser.add_argument("--precision", choices=("highest", "high"), default="highest")
+    options = parser.parse_args()
+    if options.gpu:
+        hardware = HARDWARE[options.gpu]
+    else:
+        from benchmarks.probes import cpu
+
+        hardware = cpu()
+    print(table(hardware, options.n, options.precision))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

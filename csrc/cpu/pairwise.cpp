@@ -1,0 +1,218 @@
+// The CPU's functions: cuts a problem into work items, lets the sweep fill their sums, and adds
+// these up. The cut depends on the sizes alone, never on the number of threads, and sums are added
+// in the order of the items, so results are bitwise equal for any number of threads.
+#include <algorithm>
+#include <vector>
+
+#include "memory.h"
+#include "pack.h"
+#include "sweep.h"
+#include "threads.h"
+
+namespace dmmd::cpu {
+namespace {
+
+// Pairs times coordinates that are not worth a second thread.
+constexpr double kSmall = 3e4;
+// Work items that a problem of few rows is cut into, tile by tile.
+constexpr int64_t kItems = 16;
+constexpr int64_t kMaxStrip = 32;
+
+/// Where results go; what is absent is not asked for.
+template <class T>
+struct Results {
+  T *f = nullptr, *g = nullptr, *q = nullptr, *form = nullptr;
+};
+
+/// How a problem is cut, and how many doubles of sums each item fills.
+struct Cut {
+  int64_t rows, row_blocks, tiles, spans, tiles_per_span;
+  int64_t f, g, q, form;  // doubles
+
+  int64_t items(int64_t blocks) const { return product(blocks, row_blocks, spans); }
+  int64_t sums() const { return f + g + q + form; }
+};
+
+template <class T>
+Cut cut(const Sweep<T>& sweep, bool second_order) {
+  const Problem<T>& a = sweep.problem;
+  Cut cut;
+  // Fewer rows when they are long: an item's sums take rows x d doubles.
+  cut.rows = std::clamp<int64_t>(round_up((int64_t(1) << 18) / std::max<int64_t>(a.d, 1), 32), 32,
+                                 kRowsPerItem);
+  cut.row_blocks = (a.n + cut.rows - 1) / cut.rows;
+  cut.tiles = (a.m + sweep.width - 1) / sweep.width;
+  const int64_t items = std::max<int64_t>(a.blocks * cut.row_blocks, 1);
+  cut.spans = sweep.want & (kForm | kMatrix)
+                  ? 1
+                  : std::clamp<int64_t>((kItems + items - 1) / items, 1, std::max<int64_t>(cut.tiles, 1));
+  cut.tiles_per_span = (cut.tiles + cut.spans - 1) / cut.spans;
+  const int64_t rows = round_up(std::min(cut.rows, a.n), kGroup);
+  cut.f = sweep.want & kPotential || second_order ? product(rows, a.p) : 0;
+  cut.g = sweep.want & kGradient || second_order ? product(rows, a.d) : 0;
+  cut.q = sweep.want & kParams || second_order ? 3 * a.components : 0;
+  cut.form = sweep.want & kForm ? 1 : 0;
+  return cut;
+}
+
+/// The results of one block of rows from the sums of its items, one after the other.
+template <class T>
+void finish_rows(const Sweep<T>& sweep, const Cut& cut, int64_t block, int64_t row,
+                 const double* sums, const Results<T>& to) {
+  const Problem<T>& a = sweep.problem;
+  const int64_t rows = std::min(cut.rows, a.n - row);
+  const bool radial = a.kernel[0].profile != Profile::polynomial;
+  const auto total = [&](int64_t at) {
+    double s = 0;
+    for (int64_t span = 0; span < cut.spans; ++span) s += sums[span * cut.sums() + at];
+    return s;
+  };
+  for (int64_t i = 0; to.f && i < rows; ++i)
+    for (int64_t e = 0; e < a.p; ++e)
+      to.f[(block * a.n + row + i) * a.p + e] = T(total(grouped(i, e, a.p)));
+  for (int64_t i = 0; to.g && i < rows; ++i) {
+    const double v = a.p == 1 && a.v ? double(a.v.block(block)[row + i]) : 1.0;
+    const double factor = radial ? 2 * v : v;
+    for (int64_t k = 0; k < a.d; ++k)
+      to.g[(block * a.n + row + i) * a.d + k] = T(factor * total(cut.f + grouped(i, k, a.d)));
+  }
+}
+
+/// Sums over all pairs of each block.
+template <class T>
+void finish_blocks(const Sweep<T>& sweep, const Cut& cut, const double* sums,
+                   const Results<T>& to) {
+  const int64_t per_block = cut.row_blocks * cut.spans;
+  for (int64_t block = 0; block < sweep.problem.blocks; ++block) {
+    for (int64_t e = 0; e < cut.q + cut.form; ++e) {
+      double s = 0;
+      for (int64_t i = 0; i < per_block; ++i)
+        s += sums[(block * per_block + i) * cut.sums() + cut.f + cut.g + e];
+      if (e < cut.q && to.q) to.q[block * cut.q + e] = T(s);
+      if (e >= cut.q) to.form[block] = T(2 * s);
+    }
+  }
+}
+
+template <class T>
+void run(Sweep<T>& sweep, bool second_order, const Results<T>& to) {
+  const Problem<T>& a = sweep.problem;
+  const double work = double(a.blocks) * a.n * a.m * (a.d + a.p + 8.0 * a.components);
+  const int threads = work < kSmall ? 1 : std::max(1, a.threads);
+
+  const int64_t panel = kPanel / int64_t(sizeof(T));
+  sweep.width = std::clamp<int64_t>(round_up(a.m, panel), panel, kTile / int64_t(sizeof(T)));
+  sweep.strip = a.d <= 32 ? 8 : kMaxStrip;
+  const auto x = pack(a, a.x, a.d, sweep.width, false, threads);
+  const auto w = pack(a, a.w, a.w ? a.p : 0, sweep.width, true, threads);
+  const auto xt = pack(a, sweep.direction.x, sweep.direction.x ? a.d : 0, sweep.width, true, threads);
+  sweep.x = x.packed;
+  sweep.w = w.packed;
+  sweep.xt = xt.packed;
+
+  const Cut cut = cpu::cut(sweep, second_order);
+  // With one item for each block of rows, and nothing to add up over blocks, an item's sums are
+  // read at once and one buffer per thread serves them all.
+  const bool keeps_sums = cut.spans > 1 || cut.q + cut.form;
+  const int64_t items = cut.items(a.blocks);
+  const auto sums = allocate<double>(product(keeps_sums ? items : threads, cut.sums()));
+  const int64_t scratch = kStripBuffers * sweep.strip * sweep.x.pitch;
+  const int64_t zeros = second_order ? std::max(a.d, sweep.x.pitch) : 0;
+  const auto memory = allocate<T>(product(threads, scratch + zeros));
+  const auto sweep_item = second_order ? isa<T>().second_order : isa<T>().first_order;
+
+  parallel_for(items, threads, [&](int64_t i, int worker) {
+    const int64_t block = i / (cut.row_blocks * cut.spans);
+    const int64_t row = i / cut.spans % cut.row_blocks * cut.rows;
+    const int64_t tile = std::min(i % cut.spans * cut.tiles_per_span, cut.tiles);
+    double* mine = sums.get() + (keeps_sums ? i : worker) * cut.sums();
+    T* scratch_of = memory.get() + worker * (scratch + zeros);
+    std::fill_n(mine, cut.sums(), 0.0);
+    std::fill_n(scratch_of + scratch, zeros, T(0));
+    const Item<T> item = {
+        .block = block,
+        .row = row,
+        .row_end = std::min(row + cut.rows, a.n),
+        .tile = sweep.want & kForm ? row / sweep.width : tile,
+        .tile_end = std::min(tile + cut.tiles_per_span, cut.tiles),
+        .f = mine,
+        .g = mine + cut.f,
+        .q = mine + cut.f + cut.g,
+        .form = mine + cut.f + cut.g + cut.q,
+        .scratch = scratch_of,
+    };
+    sweep_item(sweep, item);
+    if (!keeps_sums) finish_rows(sweep, cut, block, row, mine, to);
+  });
+  if (!keeps_sums) return;
+  parallel_for(a.blocks * cut.row_blocks, threads, [&](int64_t i, int) {
+    finish_rows(sweep, cut, i / cut.row_blocks, i % cut.row_blocks * cut.rows,
+                sums.get() + i * cut.spans * cut.sums(), to);
+  });
+  finish_blocks(sweep, cut, sums.get(), to);
+}
+
+template <class T>
+void run(const Problem<T>& problem, int want, const Results<T>& to, T* matrix = nullptr) {
+  Sweep<T> sweep;
+  sweep.problem = problem;
+  sweep.want = want;
+  sweep.matrix = matrix;
+  run(sweep, false, to);
+}
+
+}  // namespace
+
+template <class T>
+void potential(const Problem<T>& problem, T* f) {
+  run(problem, kPotential, {.f = f});
+}
+
+template <class T>
+void potential_grad(const Problem<T>& problem, T* g) {
+  run(problem, kGradient, {.g = g});
+}
+
+template <class T>
+void potential_and_grad(const Problem<T>& problem, T* f, T* g) {
+  run(problem, kPotential | kGradient, {.f = f, .g = g});
+}
+
+template <class T>
+void params_grad(const Problem<T>& problem, T* q) {
+  run(problem, kParams, {.q = q});
+}
+
+template <class T>
+void kernel_matrix(const Problem<T>& problem, T* k) {
+  run(problem, kMatrix, {}, k);
+}
+
+template <class T>
+void quadratic_form(const Problem<T>& problem, T* s) {
+  Problem<T> a = problem;
+  a.x = a.z;
+  a.m = a.n;
+  run(a, kForm, {.form = s});
+}
+
+template <class T>
+void tangents(const Problem<T>& problem, const Direction<T>& direction, T* f, T* g, T* q) {
+  Sweep<T> sweep;
+  sweep.problem = problem;
+  sweep.direction = direction;
+  run(sweep, true, {.f = f, .g = g, .q = q});
+}
+
+#define DMMD_INSTANTIATE(T)                                                             \
+  template void potential(const Problem<T>&, T*);                                       \
+  template void potential_grad(const Problem<T>&, T*);                                  \
+  template void potential_and_grad(const Problem<T>&, T*, T*);                          \
+  template void params_grad(const Problem<T>&, T*);                                     \
+  template void kernel_matrix(const Problem<T>&, T*);                                   \
+  template void quadratic_form(const Problem<T>&, T*);                                  \
+  template void tangents(const Problem<T>&, const Direction<T>&, T*, T*, T*);
+DMMD_INSTANTIATE(float)
+DMMD_INSTANTIATE(double)
+
+}  // namespace dmmd::cpu

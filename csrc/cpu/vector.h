@@ -1,0 +1,139 @@
+// One vector register of T, as wide as the instruction set this file is compiled for.
+//
+// The sources of the sweep are compiled once per instruction set, each time into a namespace of
+// its own (DMMD_ISA) and with its own width (DMMD_VECTOR_BYTES). They must not instantiate inline
+// functions of the standard library: the linker would keep one copy for all instruction sets.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
+#define DMMD_INLINE inline __attribute__((always_inline))
+
+namespace dmmd::cpu::DMMD_ISA {
+
+#define DMMD_REGISTER __attribute__((vector_size(DMMD_VECTOR_BYTES)))
+#define DMMD_UNALIGNED(T) __attribute__((vector_size(DMMD_VECTOR_BYTES), aligned(sizeof(T)), may_alias))
+
+template <class T>
+struct Register;
+template <>
+struct Register<float> {
+  typedef float Native DMMD_REGISTER;
+  typedef float Unaligned DMMD_UNALIGNED(float);
+  typedef int32_t Bits DMMD_REGISTER;
+};
+template <>
+struct Register<double> {
+  typedef double Native DMMD_REGISTER;
+  typedef double Unaligned DMMD_UNALIGNED(double);
+  typedef int64_t Bits DMMD_REGISTER;
+};
+
+template <class T>
+struct Vec {
+  static constexpr int size = DMMD_VECTOR_BYTES / sizeof(T);
+  using Native = typename Register<T>::Native;
+  using Unaligned = typename Register<T>::Unaligned;
+  using Bits = typename Register<T>::Bits;
+
+  Native v;
+
+  Vec() = default;
+  DMMD_INLINE Vec(Native native) : v(native) {}
+  DMMD_INLINE Vec(T s) : v(s - Native{}) {}  // s - 0 is s, -0 included
+  template <class Number>
+  DMMD_INLINE explicit Vec(Number s) : Vec(T(s)) {}
+
+  static DMMD_INLINE Vec load(const T* p) { return Vec(*reinterpret_cast<const Unaligned*>(p)); }
+  DMMD_INLINE void store(T* p) const { *reinterpret_cast<Unaligned*>(p) = v; }
+
+  static DMMD_INLINE Vec from_bits(Bits bits) { return Vec((Native)bits); }
+  DMMD_INLINE Bits bits() const { return (Bits)v; }
+
+  DMMD_INLINE Vec operator-() const { return Vec(-v); }
+  friend DMMD_INLINE Vec operator+(Vec a, Vec b) { return Vec(a.v + b.v); }
+  friend DMMD_INLINE Vec operator-(Vec a, Vec b) { return Vec(a.v - b.v); }
+  friend DMMD_INLINE Vec operator*(Vec a, Vec b) { return Vec(a.v * b.v); }
+  friend DMMD_INLINE Vec operator/(Vec a, Vec b) { return Vec(a.v / b.v); }
+  friend DMMD_INLINE Bits operator==(Vec a, Vec b) { return a.v == b.v; }
+  friend DMMD_INLINE Bits operator<(Vec a, Vec b) { return a.v < b.v; }
+  friend DMMD_INLINE Bits operator<=(Vec a, Vec b) { return a.v <= b.v; }
+  friend DMMD_INLINE Bits operator>(Vec a, Vec b) { return a.v > b.v; }
+  friend DMMD_INLINE Vec select(Bits yes, Vec a, Vec b) { return Vec(yes ? a.v : b.v); }
+};
+
+DMMD_INLINE Vec<float> sqrt(Vec<float> a) {
+#if DMMD_VECTOR_BYTES == 64
+  return _mm512_maskz_sqrt_ps(0xffff, a.v);
+#elif DMMD_VECTOR_BYTES == 32
+  return _mm256_sqrt_ps(a.v);
+#elif defined(__SSE2__)
+  return _mm_sqrt_ps(a.v);
+#else
+  for (int i = 0; i < a.size; ++i) a.v[i] = __builtin_sqrtf(a.v[i]);
+  return a;
+#endif
+}
+
+DMMD_INLINE Vec<double> sqrt(Vec<double> a) {
+#if DMMD_VECTOR_BYTES == 64
+  return _mm512_maskz_sqrt_pd(0xff, a.v);
+#elif DMMD_VECTOR_BYTES == 32
+  return _mm256_sqrt_pd(a.v);
+#elif defined(__SSE2__)
+  return _mm_sqrt_pd(a.v);
+#else
+  for (int i = 0; i < a.size; ++i) a.v[i] = __builtin_sqrt(a.v[i]);
+  return a;
+#endif
+}
+
+/// The sum of the lanes, in double.
+template <class T>
+DMMD_INLINE double sum(Vec<T> a) {
+  double s = 0;
+  for (int i = 0; i < a.size; ++i) s += double(a.v[i]);
+  return s;
+}
+
+template <class T>
+struct FourLanes;
+template <>
+struct FourLanes<float> {
+  typedef float type __attribute__((vector_size(16)));
+};
+template <>
+struct FourLanes<double> {
+  typedef double type __attribute__((vector_size(32)));
+};
+
+/// to[r] += sum(a[r]) for r = 0..3
+template <class T>
+DMMD_INLINE void add_sums(const Vec<T> (&a)[4], double* to) {
+  if constexpr (Vec<T>::size < 4) {
+    for (int r = 0; r < 4; ++r) to[r] += sum(a[r]);
+  } else {
+    using Four = typename FourLanes<T>::type;
+    Four fold[4];
+    for (int r = 0; r < 4; ++r) {
+      Four parts[Vec<T>::size / 4];
+      std::memcpy(parts, &a[r].v, sizeof parts);
+      fold[r] = parts[0];
+      for (int i = 1; i < Vec<T>::size / 4; ++i) fold[r] += parts[i];
+    }
+    const Four low = __builtin_shufflevector(fold[0], fold[1], 0, 4, 2, 6) +
+                     __builtin_shufflevector(fold[0], fold[1], 1, 5, 3, 7);
+    const Four high = __builtin_shufflevector(fold[2], fold[3], 0, 4, 2, 6) +
+                      __builtin_shufflevector(fold[2], fold[3], 1, 5, 3, 7);
+    const Four s = __builtin_shufflevector(low, high, 0, 1, 4, 5) +
+                   __builtin_shufflevector(low, high, 2, 3, 6, 7);
+    for (int r = 0; r < 4; ++r) to[r] += double(s[r]);
+  }
+}
+
+}  // namespace dmmd::cpu::DMMD_ISA

@@ -1,0 +1,113 @@
+// The C++ API of dmmd: every function of the native library, and nothing else.
+//
+// Plain pointers, sizes and a CUDA stream. No Python, no torch: a C++ program can use this header
+// on its own, and so does tests/cpp. Callers own all memory and have checked all shapes.
+#pragma once
+
+#include <cstdint>
+
+namespace dmmd {
+
+/// The shape psi(t; a) of one component K = lambda psi(scale q; a). Radial: q = |z - x|^2;
+/// polynomial: q = <z, x>. Formulas: profile.h.
+enum class Profile {
+  gaussian,
+  rational_quadratic,
+  imq,
+  laplace,
+  energy,
+  square_distance,
+  polynomial,
+  distance,  // energy with a = 1, which needs no power; chosen inside, callers say energy
+};
+
+struct Component {
+  Profile profile;
+  int degree = 0;  // of a polynomial
+};
+
+/// One array per block of a batch, `stride` elements apart; stride 0: one array for all blocks.
+template <class T>
+struct Batched {
+  T* data = nullptr;
+  int64_t stride = 0;
+
+  T* block(int64_t b) const { return data + b * stride; }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+/// Points z (n, d) and x (m, d), weights v (n, p) and w (m, p), rows contiguous, for each block.
+/// K_ij = sum_l lambda_l psi_l(scale_l q_ij; a_l), c_ij = <v_i, w_j>; without v, p = 1 and v = 1.
+template <class T>
+struct Problem {
+  int64_t blocks = 1, n = 0, m = 0, d = 0, p = 1;
+  Batched<const T> z, x, v, w;
+  Batched<const T> params;  // (components, 3): lambda, scale, a
+  const Component* kernel = nullptr;
+  int64_t components = 0;
+  bool skip_diagonal = false;  // pairs i == j count for nothing
+  int threads = 1;             // at most; results do not depend on it
+};
+
+namespace cpu {
+
+/// f[i,:] = sum_j w[j,:] K_ij                                                          (n, p)
+template <class T>
+void potential(const Problem<T>& problem, T* f);
+
+/// g[i] = sum_j c_ij grad_z K_ij                                                       (n, d)
+template <class T>
+void potential_grad(const Problem<T>& problem, T* g);
+
+/// Both in one sweep, for p = 1 and v = 1.
+template <class T>
+void potential_and_grad(const Problem<T>& problem, T* f, T* g);
+
+/// q[l] = sum_ij c_ij (dK/dlambda_l, dK/dscale_l, dK/da_l)                             (L, 3)
+template <class T>
+void params_grad(const Problem<T>& problem, T* q);
+
+/// The direction z' (n, d), x' (m, d), params' (L, 3) of a derivative; an absent one is zero.
+template <class T>
+struct Direction {
+  Batched<const T> z, x, params;
+};
+
+/// The derivatives along a direction of potential f (n, p), potential_grad g (n, d) and
+/// params_grad q (L, 3).
+template <class T>
+void tangents(const Problem<T>& problem, const Direction<T>& direction, T* f, T* g, T* q);
+
+/// k[i,j] = K_ij                                                                       (n, m)
+template <class T>
+void kernel_matrix(const Problem<T>& problem, T* k);
+
+/// s = sum_ij c_ij K_ij for x = z and symmetric c: the caller sets z, v, w, n, not x and m.
+template <class T>
+void quadratic_form(const Problem<T>& problem, T* s);
+
+/// The instruction set in use, the ones this library holds (best first, separated by commas), and
+/// what runs its threads.
+const char* instruction_set();
+const char* instruction_sets();
+const char* thread_model();
+
+/// Uses no better instruction set than `name`; false when the library or the machine lacks it.
+bool limit_instruction_set(const char* name);
+
+}  // namespace cpu
+
+namespace cuda {
+
+/// False when the library was built without a CUDA compiler; the functions below then throw.
+bool built();
+
+/// As cpu::potential for radial kernels and p = 1, queued on `stream` (a cudaStream_t) of the
+/// current device; every pointer but `kernel` is the device's.
+void potential(const Problem<float>& problem, float* f, void* stream);
+
+/// As cpu::potential_grad, likewise.
+void potential_grad(const Problem<float>& problem, float* g, void* stream);
+
+}  // namespace cuda
+}  // namespace dmmd

@@ -1,0 +1,40 @@
+from torch import Tensor
+
+built_with_cuda: bool
+
+class Kernel:
+    def __init__(self, profiles: str) -> None: ...
+
+def use_exchange(api: object) -> None: ...
+def instruction_set() -> str: ...
+def instruction_sets() -> str: ...
+def limit_instruction_set(name: str) -> bool: ...
+def thread_model() -> str: ...
+def potential(
+    z: Tensor, x: Tensor, w: Tensor, params: Tensor, kernel: Kernel, skip_diagonal: bool,
+    threads: int, f: Tensor,
+) -> None: ...  # fmt: skip
+def potential_grad(
+    z: Tensor, x: Tensor, v: Tensor | None, w: Tensor, params: Tensor, kernel: Kernel,
+    skip_diagonal: bool, threads: int, g: Tensor,
+) -> None: ...  # fmt: skip
+def potential_and_grad(
+    z: Tensor, x: Tensor, w: Tensor, params: Tensor, kernel: Kernel, threads: int,
+    f: Tensor, g: Tensor,
+) -> None: ...  # fmt: skip
+def params_grad(
+    z: Tensor, x: Tensor, v: Tensor | None, w: Tensor, params: Tensor, kernel: Kernel,
+    skip_diagonal: bool, threads: int, q: Tensor,
+) -> None: ...  # fmt: skip
+def tangents(
+    z: Tensor, x: Tensor, v: Tensor | None, w: Tensor, params: Tensor, kernel: Kernel,
+    a: Tensor | None, b: Tensor | None, c: Tensor | None, skip_diagonal: bool, threads: int,
+    f: Tensor, g: Tensor, q: Tensor,
+) -> None: ...  # fmt: skip
+def kernel_matrix(
+    z: Tensor, x: Tensor, params: Tensor, kernel: Kernel, threads: int, k: Tensor
+) -> None: ...
+def quadratic_form(
+    u: Tensor, v: Tensor, w: Tensor, params: Tensor, kernel: Kernel, skip_diagonal: bool,
+    threads: int, s: Tensor,
+) -> None: ...  # fmt: skip

@@ -1,0 +1,48 @@
+"""The Triton backend. Triton itself is optional."""
+
+import os
+
+import torch
+from torch import Tensor
+
+from dmmd_kernels.kernels import Mixture
+
+try:
+    import triton
+except ImportError:
+    triton = None
+else:
+    from dmmd_kernels._triton.matrix import kernel_matrix
+    from dmmd_kernels._triton.pairwise import potential, potential_and_grad, potential_grad
+    from dmmd_kernels._triton.profile import code
+    from dmmd_kernels._triton.second_order import tangents
+    from dmmd_kernels._triton.sums import params_grad, quadratic_form
+
+__all__ = [
+    "kernel_matrix",
+    "params_grad",
+    "potential",
+    "potential_and_grad",
+    "potential_grad",
+    "quadratic_form",
+    "tangents",
+    "why_not",
+]
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | None:
+    if triton is None:
+        return "Triton is not installed; run `pip install triton`"
+    if not z.is_cuda and not _is_interpreted():
+        return "inputs are on the CPU and TRITON_INTERPRET=1 is not set"
+    if z.dtype not in _DTYPES:
+        return f"inputs must be float32, float16 or bfloat16, got {z.dtype}"
+    if code(kernel.names) is None:
+        return f"there is no Triton code for the kernel {kernel.profiles!r}"
+    return None
+
+
+def _is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,0 +1,96 @@
+"""A mixture and its derivatives as Triton functions of q: sums over the components.
+
+With parameters θ_l = (λ, s, a) and t = s q, component l is λ ψ(t; a). The second-order functions
+take a direction: q̇, and θ̇ in a table like that of the parameters (None means 0).
+"""
+
+import triton
+import triton.language as tl
+
+from dmmd_kernels._triton.profile import psi, psi_a, psi_aa, psi_t, psi_ta, psi_tt
+
+
+@triton.jit
+def component(params_ptr, l):
+    """λ, s and a of component l, read on the device; zeros without a table."""
+    if params_ptr is None:
+        return 0.0, 0.0, 0.0
+    else:
+        row = params_ptr + 3 * l
+        return tl.load(row), tl.load(row + 1), tl.load(row + 2)
+
+
+@triton.jit
+def value(q, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
+    """K = Σ λ ψ"""
+    k = tl.zeros(q.shape, tl.float32)
+    for l in tl.static_range(L):
+        lam, s, a = component(params_ptr, l)
+        k += lam * psi(s * q, a, (PROFILES >> (8 * l)) % 256)
+    return k
+
+
+@triton.jit
+def slope(q, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
+    """K_q = Σ λ s ψ'"""
+    k_q = tl.zeros(q.shape, tl.float32)
+    for l in tl.static_range(L):
+        lam, s, a = component(params_ptr, l)
+        k_q += (lam * s) * psi_t(s * q, a, (PROFILES >> (8 * l)) % 256)
+    return k_q
+
+
+@triton.jit
+def tangent_value(q, q_dot, params_ptr, c_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
+    """K̇ = K_q q̇ + ⟨θ̇, K_θ⟩"""
+    k_dot = slope(q, params_ptr, PROFILES, L) * q_dot
+    if c_ptr is not None:
+        for l in tl.static_range(L):
+            lam, s, a = component(params_ptr, l)
+            lam_dot, s_dot, a_dot = component(c_ptr, l)
+            k_lam, k_s, k_a = theta(q, lam, s, a, (PROFILES >> (8 * l)) % 256)
+            k_dot += lam_dot * k_lam + s_dot * k_s + a_dot * k_a
+    return k_dot
+
+
+@triton.jit
+def tangent_slope(q, q_dot, params_ptr, c_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
+    """∂K̇/∂q = K_qq q̇ + ⟨θ̇, K_qθ⟩"""
+    k_q_dot = tl.zeros(q.shape, tl.float32)
+    for l in tl.static_range(L):
+        lam, s, a = component(params_ptr, l)
+        t = s * q
+        p_tt = psi_tt(t, a, (PROFILES >> (8 * l)) % 256)
+        k_q_dot += (lam * s * s) * p_tt * q_dot
+        if c_ptr is not None:
+            lam_dot, s_dot, a_dot = component(c_ptr, l)
+            p_t = psi_t(t, a, (PROFILES >> (8 * l)) % 256)
+            p_ta = psi_ta(t, a, (PROFILES >> (8 * l)) % 256)
+            k_q_dot += (lam_dot * s) * p_t + (lam * s_dot) * (p_t + t * p_tt)
+            k_q_dot += (lam * s * a_dot) * p_ta
+    return k_q_dot
+
+
+@triton.jit
+def theta(q, lam, s, a, PROFILE: tl.constexpr):
+    """∂K/∂θ_l = (K_λ, K_s, K_a)"""
+    t = s * q
+    return (
+        psi(t, a, PROFILE),
+        lam * q * psi_t(t, a, PROFILE),
+        lam * psi_a(t, a, PROFILE),
+    )
+
+
+@triton.jit
+def theta_dot(q, q_dot, lam, s, a, lam_dot, s_dot, a_dot, PROFILE: tl.constexpr):
+    """∂K̇/∂θ_l"""
+    t = s * q
+    p_t, p_tt = psi_t(t, a, PROFILE), psi_tt(t, a, PROFILE)
+    p_a, p_ta = psi_a(t, a, PROFILE), psi_ta(t, a, PROFILE)
+    along_lam = s * p_t * q_dot + s_dot * q * p_t + a_dot * p_a
+    along_s = lam * (p_t + t * p_tt) * q_dot + lam_dot * q * p_t
+    along_s += lam * q * (s_dot * q * p_tt + a_dot * p_ta)
+    along_a = lam * s * p_ta * q_dot + lam_dot * p_a
+    along_a += lam * (s_dot * q * p_ta + a_dot * psi_aa(t, a, PROFILE))
+    return along_lam, along_s, along_a

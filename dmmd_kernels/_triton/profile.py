@@ -1,0 +1,177 @@
+"""ψ(t; a) and its derivatives as Triton functions.
+
+The same formulas as dmmd_kernels/kernels.py; adding a profile means one case per function here.
+A mixture travels as one whole number, a byte per component, because no Triton version refuses that
+as a constant: a byte is one of the codes below, or POLYNOMIAL + N for (t + a)^N.
+
+Laplace and energy kernels have a kink at t = 0, where derivatives are taken as 0: a point does not
+push itself. Comparisons are written so that a NaN in t falls on the side that keeps it.
+"""
+
+import triton
+import triton.language as tl
+
+CODES = {
+    "gaussian": 1,
+    "rational_quadratic": 2,
+    "imq": 3,
+    "laplace": 4,
+    "energy": 5,
+    "square_distance": 6,
+}
+GAUSSIAN = tl.constexpr(1)
+RATIONAL_QUADRATIC = tl.constexpr(2)
+IMQ = tl.constexpr(3)
+LAPLACE = tl.constexpr(4)
+ENERGY = tl.constexpr(5)
+SQUARE_DISTANCE = tl.constexpr(6)
+POLYNOMIAL = tl.constexpr(16)
+
+TINY = tl.constexpr(1.1754944e-38)  # below it the GPU's roots and logarithms flush to zero
+
+
+def code(names: list[str]) -> int | None:
+    """The mixture as one number; None for a name this file does not have."""
+    total = 0
+    for name in reversed(names):
+        degree = name.removeprefix("polynomial")
+        byte = CODES.get(name, POLYNOMIAL.value + int(degree) if degree.isdigit() else 0)
+        if not 0 < byte < 256:
+            return None
+        total = 256 * total + byte
+    return total
+
+
+@triton.jit
+def _power(base, EXPONENT: tl.constexpr):
+    result = tl.full(base.shape, 1.0, tl.float32)
+    for _ in tl.static_range(EXPONENT):
+        result *= base
+    return result
+
+
+@triton.jit
+def _power_off_zero(t, exponent):
+    safe = tl.where(t < TINY, 1.0, t)
+    return tl.where(t < TINY, 0.0, tl.exp2(exponent * tl.log2(safe)))
+
+
+@triton.jit
+def _inverse_root(t):
+    return tl.where(t < TINY, 0.0, tl.rsqrt(tl.where(t < TINY, 1.0, t)))
+
+
+@triton.jit
+def _log_off_zero(t):
+    return tl.log(tl.where(t < TINY, 1.0, t))
+
+
+@triton.jit
+def _log1p(t):
+    """log(1 + t) with what rounding 1 + t lost put back; t may be far below 1."""
+    u = 1 + t
+    return tl.log(u) + (t - (u - 1)) / u
+
+
+@triton.jit
+def psi(t, a, PROFILE: tl.constexpr):
+    if PROFILE == GAUSSIAN:
+        return tl.exp(-t)
+    elif PROFILE == RATIONAL_QUADRATIC:
+        return tl.exp2(-a * tl.log2(1 + t))
+    elif PROFILE == IMQ:
+        return tl.rsqrt(1 + t)
+    elif PROFILE == LAPLACE:
+        return tl.exp(-tl.sqrt(t))
+    elif PROFILE == ENERGY:
+        if a == 1.0:
+            power = tl.sqrt(t)
+        else:
+            power = _power_off_zero(t, 0.5 * a)
+        return -power
+    elif PROFILE == SQUARE_DISTANCE:
+        return t
+    else:
+        return _power(t + a, PROFILE - POLYNOMIAL)
+
+
+@triton.jit
+def psi_t(t, a, PROFILE: tl.constexpr):
+    if PROFILE == GAUSSIAN:
+        return -tl.exp(-t)
+    elif PROFILE == RATIONAL_QUADRATIC:
+        return -a * psi(t, a, PROFILE) / (1 + t)
+    elif PROFILE == IMQ:
+        return -0.5 * tl.rsqrt(1 + t) / (1 + t)
+    elif PROFILE == LAPLACE:
+        return -0.5 * tl.exp(-tl.sqrt(t)) * _inverse_root(t)
+    elif PROFILE == ENERGY:
+        if a == 1.0:
+            power = _inverse_root(t)
+        else:
+            power = _power_off_zero(t, 0.5 * a - 1)
+        return -0.5 * a * power
+    elif PROFILE == SQUARE_DISTANCE:
+        return tl.full(t.shape, 1.0, tl.float32)
+    else:
+        return (PROFILE - POLYNOMIAL) * _power(t + a, PROFILE - POLYNOMIAL - 1)
+
+
+@triton.jit
+def psi_tt(t, a, PROFILE: tl.constexpr):
+    if PROFILE == GAUSSIAN:
+        return tl.exp(-t)
+    elif PROFILE == RATIONAL_QUADRATIC:
+        u = 1 + t
+        return a * (a + 1) * psi(t, a, PROFILE) / (u * u)
+    elif PROFILE == IMQ:
+        u = 1 + t
+        return 0.75 * tl.rsqrt(u) / (u * u)
+    elif PROFILE == LAPLACE:
+        root = _inverse_root(t)
+        return 0.25 * tl.exp(-tl.sqrt(t)) * (1 + root) * root * root
+    elif PROFILE == ENERGY:
+        return -0.5 * a * (0.5 * a - 1) * _power_off_zero(t, 0.5 * a - 2)
+    elif PROFILE == SQUARE_DISTANCE or PROFILE == POLYNOMIAL + 1:
+        return tl.zeros(t.shape, tl.float32)
+    else:
+        N: tl.constexpr = PROFILE - POLYNOMIAL
+        return N * (N - 1) * _power(t + a, N - 2)
+
+
+@triton.jit
+def psi_a(t, a, PROFILE: tl.constexpr):
+    if PROFILE == RATIONAL_QUADRATIC:
+        return -_log1p(t) * psi(t, a, PROFILE)
+    elif PROFILE == ENERGY:
+        return -0.5 * _log_off_zero(t) * _power_off_zero(t, 0.5 * a)
+    elif PROFILE >= POLYNOMIAL:
+        return psi_t(t, a, PROFILE)
+    else:
+        return tl.zeros(t.shape, tl.float32)
+
+
+@triton.jit
+def psi_ta(t, a, PROFILE: tl.constexpr):
+    if PROFILE == RATIONAL_QUADRATIC:
+        return (a * _log1p(t) - 1) * psi(t, a, PROFILE) / (1 + t)
+    elif PROFILE == ENERGY:
+        return -(0.5 + 0.25 * a * _log_off_zero(t)) * _power_off_zero(t, 0.5 * a - 1)
+    elif PROFILE >= POLYNOMIAL:
+        return psi_tt(t, a, PROFILE)
+    else:
+        return tl.zeros(t.shape, tl.float32)
+
+
+@triton.jit
+def psi_aa(t, a, PROFILE: tl.constexpr):
+    if PROFILE == RATIONAL_QUADRATIC:
+        log = _log1p(t)
+        return log * log * psi(t, a, PROFILE)
+    elif PROFILE == ENERGY:
+        log = _log_off_zero(t)
+        return -0.25 * log * log * _power_off_zero(t, 0.5 * a)
+    elif PROFILE >= POLYNOMIAL:
+        return psi_tt(t, a, PROFILE)
+    else:
+        return tl.zeros(t.shape, tl.float32)

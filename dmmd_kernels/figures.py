@@ -1,0 +1,82 @@
+"""Figures of the programs. matplotlib without a display; nothing here computes a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from dmmd_kernels.comparison import Comparison
+
+COLOURS = {
+    "data": "#4d4d4d",
+    "dmmd": "#0b6fa4",
+    "fixed_0.1": "#c8553d",
+    "fixed_0.5": "#e09f3e",
+    "linear": "#6a994e",
+}
+TITLES = {
+    "data": "data",
+    "dmmd": "DMMD, learned σ(t)",
+    "fixed_0.1": "MMD flow, σ = 0.1",
+    "fixed_0.5": "MMD flow, σ = 0.5",
+    "linear": "σ(t) = 0.1(1 - t) + 0.5t",
+}
+LIMIT = 3.6
+
+
+def scatter(path: Path, points: np.ndarray) -> None:
+    """One picture of points (n, 2)."""
+    figure = _figure(5, 5)
+    _points(figure.add_subplot(), points, COLOURS["dmmd"], float(np.abs(points).max()) * 1.05)
+    figure.savefig(path)
+
+
+def comparison_figure(path: Path, found: Comparison) -> None:
+    """Data and every method's samples above; σ(t) and MMD²(P_t, P; t) below."""
+    figure = _figure(15, 7.4)
+    names = ["data", *(name for name in found.samples if name != "data")]
+    grid = figure.add_gridspec(2, 2 * len(names), height_ratios=[1.0, 1.15])
+    for column, name in enumerate(names):
+        axes = figure.add_subplot(grid[0, 2 * column : 2 * column + 2])
+        _points(axes, found.samples[name], COLOURS[name], LIMIT)
+        row = found.scores[name]
+        axes.set_title(TITLES[name])
+        axes.set_xlabel(f"energy distance {row.energy:.4f}\n{row.inside:.0%} inside")
+    half = len(names)
+    width = figure.add_subplot(grid[1, :half])
+    gap = figure.add_subplot(grid[1, half:])
+    for name, values in found.sigma.items():
+        width.plot(found.t, values, color=COLOURS[name], label=TITLES[name], **_weight(name))
+    for name, values in found.mmd2.items():
+        gap.plot(found.t, np.abs(values), color=COLOURS[name], **_weight(name))
+    width.set(title="width of the kernel, σ(t), in units of half the board", yscale="log")
+    gap.set(title="|MMD²(particles, data; t)|, learned kernel of that t", yscale="log")
+    for axes in (width, gap):
+        axes.set_xlabel("noise level t; the flow goes from right to left")
+        axes.grid(alpha=0.3)
+    width.legend(fontsize=9)
+    figure.savefig(path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of its own canvas: no display is looked for and no global state is left behind."""
+    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _weight(name: str) -> dict[str, float]:
+    return {"linewidth": 2.6, "zorder": 3} if name == "dmmd" else {"linewidth": 1.6}
+
+
+def _points(axes: Axes, points: np.ndarray, colour: str, limit: float) -> None:
+    axes.scatter(points[:, 0], points[:, 1], s=2, color=colour, linewidths=0)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])

@@ -1,0 +1,169 @@
+"""Networks of the deep kernel k(x, y; t) = k_base(φ(x, t), φ(y, t)) (DMMD, eq. 2). torch only.
+
+A feature network is a module (x (T, B, *shape), t (T,)) → (T, B, K): T noise levels at once, one t
+each. A new one is a class here and a name in the settings of the training program.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dmmd_kernels.kernels import Kernel, gaussian, linear, rational_quadratic
+
+
+def fourier(t: Tensor, frequencies: int) -> Tensor:
+    """(…, 1 + 2F): t itself with cos(πft) and sin(πft), f = 1..F."""
+    angle = math.pi * t[..., None] * torch.arange(1, frequencies + 1, device=t.device)
+    return torch.cat([t[..., None], angle.cos(), angle.sin()], -1)
+
+
+class Width(nn.Module):
+    """The bandwidth σ(t; θ) of a Gaussian kernel: softplus of a small MLP on Fourier features of t.
+
+    The paper says "a network of t with non-negative output"; the layers are ours. A floor keeps σ
+    away from 0, where every gradient would vanish.
+    """
+
+    def __init__(
+        self, hidden: int = 64, *, start: float = 0.5, floor: float = 0.01, frequencies: int = 6
+    ) -> None:
+        """
+        Args:
+            hidden: units in each of the two hidden layers.
+            start: σ at every t before training.
+            floor: the least σ.
+            frequencies: of the Fourier features.
+        """
+        super().__init__()
+        self.frequencies, self.floor = frequencies, floor
+        self.body = nn.Sequential(
+            nn.Linear(1 + 2 * frequencies, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 1),
+        )
+        nn.init.zeros_(self.body[-1].weight)
+        nn.init.constant_(self.body[-1].bias, math.log(math.expm1(start - floor)))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t (…,) → σ (…,)"""
+        return self.floor + nn.functional.softplus(self.body(fourier(t.sqrt(), self.frequencies))[..., 0])
+
+
+class IdentityFeatures(nn.Module):
+    """φ(x, t) = x, flattened: the paper's 2-D experiment."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (T, B, *shape), t (T,) → (T, B, K)"""
+        return x.flatten(2)
+
+
+class MLPFeatures(nn.Module):
+    """φ(x, t) for points: an MLP on x beside Fourier features of t."""
+
+    def __init__(self, d: int, features: int, hidden: int = 128, frequencies: int = 4) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.body = nn.Sequential(
+            nn.Linear(d + 1 + 2 * frequencies, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, features),
+        )
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (T, B, *shape), t (T,) → (T, B, K)"""
+        x = x.flatten(2)
+        at = fourier(t, self.frequencies)[:, None].expand(*x.shape[:2], -1)
+        return self.body(torch.cat([x, at], -1))
+
+
+class ConvFeatures(nn.Module):
+    """φ(x, t) for small images: two convolutions, two dense layers, the second residual, then K.
+
+    t scales and shifts the channels of each. Smooth and without normalisation, since the gradient
+    penalty differentiates the network twice. At 8 × 8 pixels the dense layers see 4 × 4 places.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], features: int, width: int = 16, frequencies: int = 6
+    ) -> None:
+        """
+        Args:
+            shape: (C, H, W) of an image; H and W even.
+            features: K.
+            width: channels of the first convolution; the next has 2, the dense layers 16 times it.
+            frequencies: of the Fourier features of t.
+        """
+        super().__init__()
+        channels, height, breadth = shape
+        if height % 2 or breadth % 2:
+            raise ValueError(f"ConvFeatures: height and width must be even, got {shape}")
+        self.frequencies = frequencies
+        places, hidden = height * breadth // 4, 16 * width
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(channels, width, 3, padding=1),
+                nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            ]
+        )
+        self.dense = nn.Linear(2 * width * places, hidden)
+        self.residual = nn.Linear(hidden, hidden)
+        self.head = nn.Linear(hidden, features)
+        self.sizes = [2 * width, 4 * width, 2 * hidden, 2 * hidden]
+        self.modulation = nn.Sequential(
+            nn.Linear(1 + 2 * frequencies, 64),
+            nn.SiLU(),
+            nn.Linear(64, 64),
+            nn.SiLU(),
+            nn.Linear(64, sum(self.sizes)),
+        )
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (T, B, C, H, W), t (T,) → (T, B, K)"""
+        by_layer = self.modulation(fourier(t, self.frequencies)).split(self.sizes, -1)
+        parts = [part.repeat_interleave(x.shape[1], 0) for part in by_layer]
+        h = x.flatten(0, 1)
+        for convolution, part in zip(self.convolutions, parts, strict=False):
+            h = _modulated(convolution(h), part[..., None, None])
+        h = _modulated(self.dense(h.flatten(1)), parts[2])
+        h = h + _modulated(self.residual(h), parts[3])
+        return self.head(h).unflatten(0, x.shape[:2])
+
+
+def _modulated(h: Tensor, part: Tensor) -> Tensor:
+    scale, shift = part.chunk(2, 1)
+    return nn.functional.silu(h * (1 + scale) + shift)
+
+
+class DeepKernel(nn.Module):
+    """The noise-conditional kernel: features φ(x, t) and, at each t, a base kernel on them.
+
+    base "linear" has no parameter; "gaussian" has σ(t; θ) from `width`; "rational_quadratic" the
+    same with α = 1.
+    """
+
+    BASES = ("gaussian", "rational_quadratic", "linear")
+
+    def __init__(self, features: nn.Module, base: str, width: nn.Module | None = None) -> None:
+        super().__init__()
+        if base not in self.BASES:
+            raise ValueError(f"DeepKernel: base must be one of {self.BASES}, got {base!r}")
+        if (width is None) != (base == "linear"):
+            raise ValueError(f"DeepKernel: base={base!r} must come with a width unless linear")
+        self.features, self.base, self.width = features, base, width
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """φ(x, t): x (T, B, *shape), t (T,) → (T, B, K)"""
+        return self.features(x, t)
+
+    def kernel(self, t: Tensor) -> Kernel:
+        """The base kernel at the levels t, with parameters of the shape of t."""
+        if self.width is None:
+            return linear()
+        if self.base == "gaussian":
+            return gaussian(self.width(t))
+        return rational_quadratic(1.0, self.width(t))

@@ -1,0 +1,191 @@
+"""The C++ backend. The only module that imports dmmd_kernels._C.
+
+torch allocates, C++ fills. Half precision is computed in float32 and rounded once.
+"""
+
+import os
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmmd_kernels.kernels import Mixture
+
+_HALVES = (torch.float16, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float64, *_HALVES)
+
+
+@cache
+def _library() -> ModuleType | None:
+    """The extension, None where it was not built."""
+    try:
+        from dmmd_kernels import _C
+    except ImportError:
+        return None
+    _C.use_exchange(getattr(torch.Tensor, "__dlpack_c_exchange_api__", None))
+    wanted = os.environ.get("DMMD_ISA")
+    if wanted and not _C.limit_instruction_set(wanted):
+        raise ValueError(f"DMMD_ISA must be one of {_C.instruction_sets()}, got {wanted!r}")
+    return _C
+
+
+def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | None:
+    if _library() is None:
+        return "the C++ extension was not built; run `pip install -e .` with a C++ compiler"
+    if z.device.type != "cpu":
+        return f"it runs on CPU tensors, got {z.device.type}; backend='triton' runs on CUDA ones"
+    if z.dtype not in _DTYPES:
+        return f"inputs must be float16, bfloat16, float32 or float64, got {z.dtype}"
+    return None
+
+
+def describe() -> dict[str, str]:
+    """What was built and what of it is in use, for `python -m dmmd_kernels`."""
+    library = _library()
+    if library is None:
+        return {}
+    return {
+        "instruction set": library.instruction_set(),
+        "built for": library.instruction_sets(),
+        "threads": f"{library.thread_model()}, {torch.get_num_threads()}",
+        "CUDA": "compiled in" if library.built_with_cuda else "not compiled in",
+    }
+
+
+def potential(
+    z: Tensor,
+    x: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    if z.dtype in _HALVES:
+        return potential(z.float(), x.float(), w.float(), kernel, skip_diagonal).to(z.dtype)
+    f = z.new_empty(*_blocks(z, x, w, kernel.params), z.shape[-2], w.shape[-1])
+    _call("potential", z, x, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), f)
+    return f
+
+
+def potential_grad(
+    z: Tensor,
+    x: Tensor,
+    v: Tensor | None,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    if z.dtype in _HALVES:
+        return potential_grad(*_floats(z, x, v, w), kernel, skip_diagonal).to(z.dtype)
+    g = z.new_empty(*_blocks(z, x, v, w, kernel.params), *z.shape[-2:])
+    _call("potential_grad", z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), g)
+    return g
+
+
+def potential_and_grad(
+    z: Tensor, x: Tensor, w: Tensor, kernel: Mixture, precision: str = "highest"
+) -> tuple[Tensor, Tensor]:
+    if z.dtype in _HALVES:
+        f, g = potential_and_grad(z.float(), x.float(), w.float(), kernel)
+        return f.to(z.dtype), g.to(z.dtype)
+    blocks = _blocks(z, x, w, kernel.params)
+    f = z.new_empty(*blocks, z.shape[-2], 1)
+    g = z.new_empty(*blocks, *z.shape[-2:])
+    _call("potential_and_grad", z, x, w, *_how(kernel), torch.get_num_threads(), f, g)
+    return f, g
+
+
+def params_grad(
+    z: Tensor,
+    x: Tensor,
+    v: Tensor | None,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    if z.dtype in _HALVES:
+        z, x, v, w = _floats(z, x, v, w)
+    params = kernel.params
+    q = params.new_empty(*_blocks(z, x, v, w, params), *params.shape[-2:])
+    _call("params_grad", z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), q)
+    return q
+
+
+def tangents(
+    z: Tensor,
+    x: Tensor,
+    v: Tensor | None,
+    w: Tensor,
+    kernel: Mixture,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> tuple[Tensor, Tensor, Tensor]:
+    if z.dtype in _HALVES:
+        (z_, x_, v_, w_), (a_, b_) = _floats(z, x, v, w), _floats(a, b)
+        f, g, q = tangents(z_, x_, v_, w_, kernel, a_, b_, c, skip_diagonal)
+        return f.to(z.dtype), g.to(z.dtype), q
+    params = kernel.params
+    blocks = _blocks(z, x, v, w, params, a, b, c)
+    f = z.new_empty(*blocks, z.shape[-2], w.shape[-1])
+    g = z.new_empty(*blocks, *z.shape[-2:])
+    q = params.new_empty(*blocks, *params.shape[-2:])
+    how = (*_how(kernel), a, b, c, skip_diagonal, torch.get_num_threads())
+    _call("tangents", z, x, v, w, *how, f, g, q)
+    return f, g, q
+
+
+def kernel_matrix(z: Tensor, x: Tensor, kernel: Mixture, precision: str = "highest") -> Tensor:
+    if z.dtype in _HALVES:
+        return kernel_matrix(z.float(), x.float(), kernel).to(z.dtype)
+    k = z.new_empty(*_blocks(z, x, kernel.params), z.shape[-2], x.shape[-2])
+    _call("kernel_matrix", z, x, *_how(kernel), torch.get_num_threads(), k)
+    return k
+
+
+def quadratic_form(
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    if u.dtype in _HALVES:
+        u, v, w = u.float(), v.float(), w.float()
+    s = kernel.params.new_empty(*_blocks(u, v, w, kernel.params), 1, 1)
+    _call("quadratic_form", u, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), s)
+    return s[..., 0, 0]
+
+
+def _call(name: str, *args: Any) -> None:
+    getattr(_library(), name)(*args)
+
+
+@cache
+def _parsed(profiles: str) -> Any:
+    library = _library()
+    assert library is not None  # why_not was asked
+    return library.Kernel(profiles)
+
+
+def _how(kernel: Mixture) -> tuple[Tensor, Any]:
+    return kernel.params, _parsed(kernel.profiles)
+
+
+def _blocks(*tensors: Tensor | None) -> tuple[int, ...]:
+    """(B,) when any tensor has a batch dimension, else ()."""
+    for t in tensors:
+        if t is not None and t.dim() == 3:
+            return (t.shape[0],)
+    return ()
+
+
+def _floats(*tensors: Tensor | None) -> list[Any]:
+    return [None if t is None else t.float() for t in tensors]

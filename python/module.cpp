@@ -1,0 +1,161 @@
+// The Python module dmmd_kernels._C: one function per function of csrc/dmmd.h.
+//
+// dmmd_kernels/native.py is its only caller. It passes contiguous CPU tensors of one dtype, has
+// checked every shape, and has allocated the results.
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tensor.h"
+
+namespace py = pybind11;
+using dmmd::Component;
+using dmmd::Problem;
+using dmmd::Profile;
+using dmmd::python::Tensor;
+
+namespace {
+
+/// "gaussian+polynomial3", parsed.
+struct Kernel {
+  std::vector<Component> components;
+};
+
+Component parse(const std::string& name) {
+  static const struct {
+    const char* name;
+    Profile profile;
+  } known[] = {{"gaussian", Profile::gaussian}, {"rational_quadratic", Profile::rational_quadratic},
+               {"imq", Profile::imq},           {"laplace", Profile::laplace},
+               {"energy", Profile::energy},     {"square_distance", Profile::square_distance}};
+  for (const auto& k : known)
+    if (name == k.name) return {k.profile};
+  if (name.rfind("polynomial", 0) == 0) return {Profile::polynomial, std::stoi(name.substr(10))};
+  throw py::value_error("unknown profile '" + name + "'");
+}
+
+Kernel parse_sum(const std::string& profiles) {
+  Kernel kernel;
+  for (size_t start = 0; start <= profiles.size();) {
+    const size_t end = std::min(profiles.find('+', start), profiles.size());
+    kernel.components.push_back(parse(profiles.substr(start, end - start)));
+    start = end + 1;
+  }
+  return kernel;
+}
+
+template <class T>
+Problem<T> problem(const Tensor& z, const Tensor& x, const Tensor& v, const Tensor& w,
+                   const Tensor& params, const Kernel& kernel, bool skip_diagonal, int threads) {
+  Problem<T> a;
+  for (const Tensor* t : {&z, &x, &v, &w, &params})
+    if (t->is_batched && t->blocks != 1) a.blocks = t->blocks;
+  a.n = z.rows;
+  a.m = x.rows;
+  a.d = z.columns;
+  a.p = w.columns;
+  a.z = z.batched<const T>();
+  a.x = x.batched<const T>();
+  a.v = v.batched<const T>();
+  a.w = w.batched<const T>();
+  a.params = params.batched<const T>();
+  a.kernel = kernel.components.data();
+  a.components = int64_t(kernel.components.size());
+  a.skip_diagonal = skip_diagonal;
+  a.threads = threads;
+  return a;
+}
+
+template <class T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.data);
+}
+
+/// Calls body(T()) for the dtype of z, without the GIL.
+template <class Body>
+void with_dtype(const Tensor& z, Body body) {
+  py::gil_scoped_release release;
+  z.is_double ? body(double()) : body(float());
+}
+
+void potential(Tensor z, Tensor x, Tensor w, Tensor params, const Kernel& kernel, bool skip,
+               int threads, Tensor f) {
+  with_dtype(z, [&](auto one) {
+    using T = decltype(one);
+    dmmd::cpu::potential(problem<T>(z, x, {}, w, params, kernel, skip, threads), data<T>(f));
+  });
+}
+
+void potential_grad(Tensor z, Tensor x, Tensor v, Tensor w, Tensor params, const Kernel& kernel,
+                    bool skip, int threads, Tensor g) {
+  with_dtype(z, [&](auto one) {
+    using T = decltype(one);
+    dmmd::cpu::potential_grad(problem<T>(z, x, v, w, params, kernel, skip, threads), data<T>(g));
+  });
+}
+
+void potential_and_grad(Tensor z, Tensor x, Tensor w, Tensor params, const Kernel& kernel,
+                        int threads, Tensor f, Tensor g) {
+  with_dtype(z, [&](auto one) {
+    using T = decltype(one);
+    dmmd::cpu::potential_and_grad(problem<T>(z, x, {}, w, params, kernel, false, threads),
+                                  data<T>(f), data<T>(g));
+  });
+}
+
+void params_grad(Tensor z, Tensor x, Tensor v, Tensor w, Tensor params, const Kernel& kernel,
+                 bool skip, int threads, Tensor q) {
+  with_dtype(z, [&](auto one) {
+    using T = decltype(one);
+    dmmd::cpu::params_grad(problem<T>(z, x, v, w, params, kernel, skip, threads), data<T>(q));
+  });
+}
+
+void tangents(Tensor z, Tensor x, Tensor v, Tensor w, Tensor params, const Kernel& kernel, Tensor a,
+              Tensor b, Tensor c, bool skip, int threads, Tensor f, Tensor g, Tensor q) {
+  with_dtype(z, [&](auto one) {
+    using T = decltype(one);
+    Problem<T> p = problem<T>(z, x, v, w, params, kernel, skip, threads);
+    for (const Tensor* t : {&a, &b, &c})
+      if (t->is_batched && t->blocks != 1) p.blocks = t->blocks;
+    dmmd::cpu::tangents(p, {a.batched<const T>(), b.batched<const T>(), c.batched<const T>()},
+                        data<T>(f), data<T>(g), data<T>(q));
+  });
+}
+
+void kernel_matrix(Tensor z, Tensor x, Tensor params, const Kernel& kernel, int threads, Tensor k) {
+  with_dtype(z, [&](auto one) {
+    using T = decltype(one);
+    dmmd::cpu::kernel_matrix(problem<T>(z, x, {}, {}, params, kernel, false, threads), data<T>(k));
+  });
+}
+
+void quadratic_form(Tensor u, Tensor v, Tensor w, Tensor params, const Kernel& kernel, bool skip,
+                    int threads, Tensor s) {
+  with_dtype(u, [&](auto one) {
+    using T = decltype(one);
+    dmmd::cpu::quadratic_form(problem<T>(u, u, v, w, params, kernel, skip, threads), data<T>(s));
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+  py::class_<Kernel>(m, "Kernel").def(py::init(&parse_sum));
+  m.attr("built_with_cuda") = dmmd::cuda::built();
+  m.def("use_exchange", &dmmd::python::use_exchange);
+  m.def("instruction_set", &dmmd::cpu::instruction_set);
+  m.def("instruction_sets", &dmmd::cpu::instruction_sets);
+  m.def("limit_instruction_set", &dmmd::cpu::limit_instruction_set);
+  m.def("thread_model", &dmmd::cpu::thread_model);
+  m.def("potential", &potential);
+  m.def("potential_grad", &potential_grad);
+  m.def("potential_and_grad", &potential_and_grad);
+  m.def("params_grad", &params_grad);
+  m.def("tangents", &tangents);
+  m.def("kernel_matrix", &kernel_matrix);
+  m.def("quadratic_form", &quadratic_form);
+}

@@ -1,0 +1,266 @@
+// csrc from C++ alone, proof that it needs neither Python nor torch: every function against its
+// formula in long double, on every instruction set of the machine, with any number of threads.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "naive.h"
+
+using namespace dmmd;
+
+namespace {
+
+int failures = 0;
+
+struct NamedKernel {
+  const char* name;
+  std::vector<Component> components;
+  std::vector<double> params;
+};
+
+const NamedKernel kKernels[] = {
+    {"gaussian", {{Profile::gaussian}}, {1.5, 0.4, 0}},
+    {"rational_quadratic", {{Profile::rational_quadratic}}, {0.7, 0.5, 0.8}},
+    {"imq", {{Profile::imq}}, {2, 0.3, 0}},
+    {"laplace", {{Profile::laplace}}, {1, 0.7, 0}},
+    {"energy", {{Profile::energy}}, {1, 1, 1}},
+    {"energy of 1.5", {{Profile::energy}}, {1, 1, 1.5}},
+    {"square_distance", {{Profile::square_distance}}, {1, 1, 0}},
+    {"polynomial1", {{Profile::polynomial, 1}}, {0.5, 0.2, 1}},
+    {"polynomial3", {{Profile::polynomial, 3}}, {0.5, 0.2, 1}},
+    {"mixture",
+     {{Profile::gaussian}, {Profile::rational_quadratic}, {Profile::laplace}},
+     {1, 0.1, 0, 0.5, 0.3, 2.2, 0.3, 0.8, 0}},
+    {"polynomials", {{Profile::polynomial, 2}, {Profile::polynomial, 4}}, {1, 0.1, 0.3, 0.5, 0.2, 1}},
+};
+
+struct Shape {
+  int64_t n, m, d, p, blocks;
+};
+
+/// Random arrays of one problem; the points share the first ones, so some pairs coincide.
+template <class T>
+struct Data {
+  Shape shape;
+  const NamedKernel& kernel;
+  std::vector<T> z, x, v, w, zt, xt, params, params_t;
+
+  Data(Shape s, const NamedKernel& kernel) : shape(s), kernel(kernel) {
+    std::mt19937 random(unsigned(s.n * 31 + s.m * 7 + s.d));
+    std::normal_distribution<double> normal;
+    const auto fill = [&](std::vector<T>& to, int64_t count) {
+      // One element of padding in front: data need not be aligned to more than an element.
+      for (int64_t i = 0; i <= count; ++i) to.push_back(T(normal(random)));
+    };
+    fill(z, s.blocks * s.n * s.d);
+    fill(x, s.blocks * s.m * s.d);
+    fill(v, s.n * s.p);  // shared by all blocks
+    fill(w, s.blocks * s.m * s.p);
+    fill(zt, s.blocks * s.n * s.d);
+    fill(xt, s.m * s.d);
+    for (int64_t i = 0; i < std::min(s.n, s.m) / 2 * s.d; ++i) x[1 + i] = z[1 + i];
+    fill(params_t, int64_t(kernel.params.size()));
+    params.assign(kernel.params.begin(), kernel.params.end());
+  }
+
+  Problem<T> problem(bool with_v, bool skip, int threads) const {
+    Problem<T> a;
+    a.blocks = shape.blocks, a.n = shape.n, a.m = shape.m, a.d = shape.d, a.p = shape.p;
+    a.z = {z.data() + 1, shape.n * shape.d};
+    a.x = {x.data() + 1, shape.m * shape.d};
+    if (with_v) a.v = {v.data() + 1, 0};
+    a.w = {w.data() + 1, shape.m * shape.p};
+    a.params = {params.data(), 0};
+    a.kernel = kernel.components.data();
+    a.components = int64_t(kernel.components.size());
+    a.skip_diagonal = skip;
+    a.threads = threads;
+    return a;
+  }
+
+  cpu::Direction<T> direction(int which) const {
+    cpu::Direction<T> to;
+    if (which & 1) to.z = {zt.data() + 1, shape.n * shape.d};
+    if (which & 2) to.x = {xt.data() + 1, 0};
+    if (which & 4) to.params = {params_t.data() + 1, 0};
+    return to;
+  }
+};
+
+/// got against exact, in units of the rounding error of a sum of `terms` of that size.
+template <class T>
+void expect_near(const std::string& what, const std::vector<T>& got,
+                 const std::vector<long double>& exact, double terms) {
+  long double size = 0, worst = 0;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    size = std::max(size, std::fabs(exact[i]));
+    worst = std::max(worst, std::fabs(got[i] - exact[i]));
+    if (std::isnan(got[i])) worst = INFINITY;
+  }
+  const long double bound = 64 * std::numeric_limits<T>::epsilon() * (size + std::sqrt(terms));
+  if (got.size() == exact.size() && worst <= bound) return;
+  std::printf("FAIL %s: off by %Lg, bound %Lg\n", what.c_str(), worst, bound);
+  ++failures;
+}
+
+/// Every result of the library, NaN where it was not written.
+template <class T>
+naive::Results<T> run(const Problem<T>& a, const cpu::Direction<T>& to) {
+  naive::Results<T> out;
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  for (auto* f : {&out.f, &out.ft}) f->assign(a.blocks * a.n * a.p, nan);
+  for (auto* g : {&out.g, &out.gt}) g->assign(a.blocks * a.n * a.d, nan);
+  for (auto* q : {&out.q, &out.qt}) q->assign(a.blocks * 3 * a.components, nan);
+  out.k.assign(a.blocks * a.n * a.m, nan);
+  out.form.assign(a.blocks, nan);
+  cpu::potential(a, out.f.data());
+  cpu::potential_grad(a, out.g.data());
+  cpu::params_grad(a, out.q.data());
+  cpu::tangents(a, to, out.ft.data(), out.gt.data(), out.qt.data());
+  cpu::kernel_matrix(a, out.k.data());
+  // A symmetric problem of the same points.
+  Problem<T> symmetric = a;
+  symmetric.v = symmetric.w = {a.v.data, a.v.stride};
+  if (a.v) cpu::quadratic_form(symmetric, out.form.data());
+  return out;
+}
+
+template <class T>
+void test_formulas(Shape shape, const NamedKernel& kernel, int threads) {
+  const Data<T> data(shape, kernel);
+  const bool skip = shape.n == shape.m && shape.d % 2;
+  const Problem<T> a = data.problem(shape.p != 1 || shape.d % 3, skip, threads);
+  const cpu::Direction<T> to = data.direction(int(shape.n % 8));
+  const auto exact = naive::all<long double>(a, to);
+  const auto got = run(a, to);
+  const std::string what = std::string(cpu::instruction_set()) + " " + kernel.name + " n=" +
+                           std::to_string(a.n) + " m=" + std::to_string(a.m) + " d=" +
+                           std::to_string(a.d) + " p=" + std::to_string(a.p) + " " +
+                           std::to_string(8 * sizeof(T)) + " bits: ";
+  const double scale = kernel.components[0].profile == Profile::polynomial ? 1e4 : 1e2;
+  expect_near(what + "potential", got.f, exact.f, scale * double(a.m));
+  expect_near(what + "potential_grad", got.g, exact.g, scale * double(a.m));
+  expect_near(what + "params_grad", got.q, exact.q, scale * double(a.n * a.m));
+  expect_near(what + "tangents f", got.ft, exact.ft, scale * double(a.m));
+  // Second derivatives grow without bound where points come close.
+  const auto& g = exact.gt;
+  expect_near(what + "tangents g", got.gt, g, 100 * scale * double(a.m));
+  expect_near(what + "tangents q", got.qt, exact.qt, scale * double(a.n * a.m));
+  expect_near(what + "kernel_matrix", got.k, exact.k, scale);
+  if (a.v) {
+    Problem<T> symmetric = a;
+    symmetric.x = a.z, symmetric.m = a.n, symmetric.w = a.v;
+    const auto form = naive::all<long double>(symmetric).form;
+    expect_near(what + "quadratic_form", got.form, form, scale * double(a.n * a.n));
+  }
+  if (a.p == 1 && !a.v && !skip) {
+    std::vector<T> f(got.f.size()), both(got.g.size());
+    cpu::potential_and_grad(a, f.data(), both.data());
+    expect_near(what + "potential_and_grad f", f, exact.f, scale * double(a.m));
+    expect_near(what + "potential_and_grad g", both, exact.g, scale * double(a.m));
+  }
+}
+
+template <class T>
+bool same(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+/// Results are bitwise equal for any number of threads.
+template <class T>
+void test_threads(Shape shape) {
+  const Data<T> data(shape, kKernels[9]);
+  const auto one = run(data.problem(true, false, 1), data.direction(7));
+  for (int threads : {2, 3, 8}) {
+    const auto many = run(data.problem(true, false, threads), data.direction(7));
+    if (same(one.f, many.f) && same(one.g, many.g) && same(one.q, many.q) &&
+        same(one.ft, many.ft) && same(one.gt, many.gt) && same(one.qt, many.qt) &&
+        same(one.form, many.form) && same(one.k, many.k))
+      continue;
+    std::printf("FAIL %d threads and one differ\n", threads);
+    ++failures;
+  }
+}
+
+/// NaN in z_i poisons row i alone; NaN in x poisons every row.
+template <class T>
+void test_nan(const NamedKernel& kernel) {
+  for (const bool in_x : {false, true}) {
+    Data<T> data({9, 40, 3, 1, 1}, kernel);
+    (in_x ? data.x : data.z)[1 + 3 * 4] = std::numeric_limits<T>::quiet_NaN();
+    std::vector<T> f(9), g(27);
+    cpu::potential(data.problem(false, false, 1), f.data());
+    cpu::potential_grad(data.problem(false, false, 1), g.data());
+    for (int i = 0; i < 9; ++i) {
+      const bool poisoned = in_x || i == 4;
+      // The gradient of <z, x> does not depend on z.
+      const bool constant = kernel.components[0].degree == 1;
+      if (std::isnan(f[i]) == poisoned && (constant || std::isnan(g[3 * i]) == poisoned)) continue;
+      std::printf("FAIL %s: NaN in %s, row %d: f = %g, g = %g\n", kernel.name, in_x ? "x" : "z", i,
+                  double(f[i]), double(g[3 * i]));
+      ++failures;
+    }
+  }
+}
+
+/// A child of fork() computes, though the threads of its parent are gone.
+void test_fork() {
+  const Data<float> data({600, 600, 3, 1, 1}, kKernels[0]);
+  std::vector<float> before(600), after(600);
+  cpu::potential(data.problem(false, false, 2), before.data());
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);  // a child that hangs is killed
+    cpu::potential(data.problem(false, false, 2), after.data());
+    _exit(same(before, after) ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
+  std::printf("FAIL a forked child hangs or differs\n");
+  ++failures;
+}
+
+void test_all() {
+  const Shape shapes[] = {{1, 1, 1, 1, 1},   {3, 17, 2, 1, 1},    {17, 17, 3, 1, 2},
+                          {0, 5, 2, 1, 1},   {5, 0, 2, 1, 1},     {6, 6, 0, 1, 1},
+                          {7, 300, 5, 3, 1}, {130, 130, 4, 1, 1}, {69, 150, 70, 1, 1},
+                          {12, 33, 17, 2, 3}, {4, 600, 3, 1, 1},  {5, 9, 2, 0, 1},
+                          {70, 70, 7, 2, 1}};
+  for (const NamedKernel& kernel : kKernels) {
+    for (const Shape& shape : shapes) {
+      test_formulas<float>(shape, kernel, 2);
+      test_formulas<double>(shape, kernel, 2);
+    }
+    test_nan<float>(kernel);
+    test_nan<double>(kernel);
+  }
+  test_threads<float>({200, 700, 5, 1, 1});
+  test_threads<double>({5, 3000, 5, 2, 2});
+}
+
+}  // namespace
+
+int main() {
+  for (const char* isa : {"portable", "avx2", "avx512"}) {
+    if (!cpu::limit_instruction_set(isa)) {
+      std::printf("%s: not here\n", isa);
+      continue;
+    }
+    test_all();
+    std::printf("%s: done\n", isa);
+  }
+#ifndef __SANITIZE_THREAD__
+  test_fork();
+#endif
+  std::printf(failures ? "%d failures\n" : "ok\n", failures);
+  return failures != 0;
+}

@@ -1,0 +1,96 @@
+// The vector exp, log, log1p and powers against long double, over their whole range.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+
+#include "../../csrc/cpu/math.h"
+
+namespace {
+
+using namespace dmmd::cpu::DMMD_ISA;
+
+int failures = 0;
+
+template <class T>
+double ulps(T got, long double exact) {
+  if (std::isnan(got) || std::isnan(exact)) return std::isnan(got) == std::isnan(exact) ? 0 : 1e30;
+  const T rounded = T(exact);
+  if (std::isinf(rounded) || std::isinf(got)) return got == rounded ? 0 : 1e30;
+  const T size = std::fabs(rounded);
+  const long double ulp = std::nextafter(size, std::numeric_limits<T>::infinity()) - (long double)size;
+  return double(std::fabs(got - exact) / ulp);
+}
+
+/// The largest error over points spread evenly between from and to, and the ends of the range.
+template <class T, class Function, class Exact>
+void sweep(const char* name, long double from, long double to, bool by_exponent, double bound,
+           Function function, Exact exact) {
+  constexpr int kPoints = 400000;
+  double worst = 0;
+  T at = 0;
+  for (int i = 0; i <= kPoints; ++i) {
+    const long double u = (long double)(i) / kPoints;
+    const T x = T(by_exponent ? from * std::pow(to / from, u) : from + (to - from) * u);
+    const T got = function(Vec<T>(x)).v[0];
+    const double error = ulps(got, exact((long double)x));
+    if (error > worst) worst = error, at = x;
+  }
+  std::printf("%-12s %zu bits: %.3f ulp at %.9g\n", name, 8 * sizeof(T), worst, double(at));
+  if (!(worst <= bound)) std::printf("FAIL %s: more than %.1f ulp\n", name, bound), ++failures;
+}
+
+template <class T>
+void expect(const char* what, T got, T expected) {
+  if (got == expected || (std::isnan(got) && std::isnan(expected))) return;
+  std::printf("FAIL %s: got %g, expected %g\n", what, double(got), double(expected));
+  ++failures;
+}
+
+template <class T>
+void test() {
+  using L = std::numeric_limits<T>;
+  const T inf = L::infinity(), nan = L::quiet_NaN();
+  const long double lowest = std::log((long double)L::denorm_min());
+  const long double highest = std::log((long double)L::max());
+  const auto one = [](auto f) { return [f](Vec<T> x) { return f(x); }; };
+
+  sweep<T>("exp", lowest, highest, false, 2, one([](Vec<T> x) { return exp(x); }),
+           [](long double x) { return std::exp(x); });
+  sweep<T>("exp near 0", -1, 1, false, 2, one([](Vec<T> x) { return exp(x); }),
+           [](long double x) { return std::exp(x); });
+  sweep<T>("log", L::denorm_min(), L::max(), true, 2, one([](Vec<T> x) { return log(x); }),
+           [](long double x) { return std::log(x); });
+  sweep<T>("log near 1", 0.5, 2, false, 2, one([](Vec<T> x) { return log(x); }),
+           [](long double x) { return std::log(x); });
+  sweep<T>("log1p", L::min(), L::max(), true, 2, one([](Vec<T> x) { return log1p(x); }),
+           [](long double x) { return std::log1p(x); });
+  for (T a : {T(0.1), T(0.5), T(1), T(1.7), T(5), T(10)}) {
+    const auto power = [a](long double x) { return std::pow(x, (long double)a); };
+    const auto inverse = [a](long double x) { return std::exp(-(long double)a * std::log1p(x)); };
+    sweep<T>("pow1p", L::min(), L::max(), true, a / 2 + 3,
+             [a](Vec<T> t) { return pow1p(t, Vec<T>(-a)); }, inverse);
+    if (a < 2)
+      sweep<T>("pow", L::denorm_min(), L::max(), true, a / 2 + 3,
+               [a](Vec<T> u) { return pow(u, Vec<T>(a)); }, power);
+    expect("pow1p(inf)", pow1p(Vec<T>(inf), Vec<T>(-a)).v[0], T(0));
+    expect("pow1p(nan)", pow1p(Vec<T>(nan), Vec<T>(-a)).v[0], nan);
+    expect("pow(inf)", pow(Vec<T>(inf), Vec<T>(a)).v[0], inf);
+  }
+  expect("exp(0)", exp(Vec<T>(0)).v[0], T(1));
+  expect("exp(-inf)", exp(Vec<T>(-inf)).v[0], T(0));
+  expect("exp(inf)", exp(Vec<T>(inf)).v[0], inf);
+  expect("exp(nan)", exp(Vec<T>(nan)).v[0], nan);
+  expect("log(nan)", log(Vec<T>(nan)).v[0], nan);
+  expect("log1p(0)", log1p(Vec<T>(0)).v[0], T(0));
+  expect("log1p(inf)", log1p(Vec<T>(inf)).v[0], inf);
+}
+
+}  // namespace
+
+int main() {
+  test<float>();
+  test<double>();
+  std::printf(failures ? "%d failures\n" : "ok\n", failures);
+  return failures != 0;
+}

@@ -1,0 +1,58 @@
+"""The judge of digits: real ones pass, noise and copies are told apart."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("sklearn")
+
+from dmmd_kernels import data, digit_quality, metrics
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.digits()
+
+
+@pytest.fixture(scope="module")
+def classifier(digits):
+    return metrics.train_digit_classifier(digits, steps=120)
+
+
+def test_real_digits_score_better_than_a_normal_fit_and_that_better_than_noise(digits, classifier):
+    generator = torch.Generator().manual_seed(0)
+    n = len(digits.held_out)
+    real = digit_quality.floor(digits, classifier)
+    fit = digit_quality.judge(
+        digit_quality.normal_fit(digits.train, n, generator), digits, classifier
+    )
+    noise = torch.randn(n, 1, 8, 8, generator=generator).clamp(-1, 1)
+    nothing = digit_quality.judge(noise, digits, classifier)
+    for measure in ("fid", "kid", "nearest"):
+        assert getattr(real, measure) < getattr(fit, measure) < getattr(nothing, measure)
+    assert real.sure > fit.sure
+    assert sum(real.shares) == pytest.approx(1)
+
+
+def test_copies_are_at_distance_zero_and_held_out_digits_are_not(digits, classifier):
+    assert digit_quality.judge(digits.train[:50], digits, classifier).nearest == 0
+    assert digit_quality.floor(digits, classifier).nearest_quantile > 0.5
+
+
+def test_a_normal_fit_looks_like_the_mean_digit_on_average(digits):
+    drawn = digit_quality.normal_fit(digits.train, 4000, torch.Generator().manual_seed(0))
+    assert drawn.shape == (4000, 1, 8, 8)
+    assert drawn.abs().max() == 1
+    means = torch.stack([drawn.mean(0).flatten(), digits.train.mean(0).flatten()])
+    assert torch.corrcoef(means)[0, 1] > 0.99  # not equal: the cut at ±1 moves them
+
+
+def test_the_table_and_the_figure_name_every_row(tmp_path, digits, classifier):
+    row = digit_quality.judge(digits.held_out[:40], digits, classifier)
+    text = digit_quality.table({"dmmd": row, "real": row}, 0.5)
+    assert text.count("dmmd") == text.count("real") == 2
+    assert "0.500" in text
+    json.dumps(row._asdict())
+    digit_quality.figure(tmp_path / "figure.png", {"a": digits.train, "b": digits.held_out[:7]})
+    assert (tmp_path / "figure.png").stat().st_size > 1000

@@ -59,4 +59,4 @@ bench:  ## DMMD_BENCH=small: the smallest sizes, to see that the suites run
 	pytest benchmarks --benchmark-only
 
 docs:  ## the README's tables and figure, from benchmarks/results
-	python benchmarks/tables.py
+	python benchmarks/tables.py --readme

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds, tests and measures on a GPU machine, without network. It must already have torch, triton,
-# nvcc, cmake, ninja, pybind11 and setuptools.
+# Builds, tests and measures on a GPU machine, without network. Its python3 must already have torch,
+# triton, cmake, ninja, pybind11 and setuptools, and nvcc must be on PATH.
 #
-#     benchmarks/gpu.sh OUTDIR
+#     benchmarks/gpu.sh OUTDIR        writes OUTDIR/log.txt and OUTDIR/bench_<suite>.json
 #
 # Each stage has a time limit of its own, nine minutes together, and none hides the others: the
 # table at the end names them all. The exit status is that of the worst.
@@ -10,33 +10,35 @@ set -uo pipefail
 out=$(mkdir -p "${1:?usage: benchmarks/gpu.sh OUTDIR}" && cd "$1" && pwd)
 cd "$(dirname "$0")/.."
 
+: >"$out/log.txt"
 rows=()
 status=0
 
-# stage NAME LIMIT COMMAND...: its log goes to OUTDIR/NAME.log, its result into the table.
+# stage NAME LIMIT COMMAND...: its output goes to the log, its result into the table. Interrupted at
+# its limit, pytest still reports and saves what it has.
 stage() {
   local name=$1 limit=$2 start=$SECONDS result
   shift 2
-  printf '\n=== %s (at most %d s)\n' "$name" "$limit"
-  timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$out/$name.log" | tail -n 25
+  printf '\n=== %s (at most %d s)\n' "$name" "$limit" | tee -a "$out/log.txt"
+  timeout --signal=INT --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$out/log.txt" | tail -n 25
   case ${PIPESTATUS[0]} in
     0) result=passed ;;
     124 | 137) result="out of time" status=1 ;;
     *) result=FAILED status=1 ;;
   esac
-  rows+=("$(printf '%-12s %4d s   %s' "$name" $((SECONDS - start)) "$result")")
+  rows+=("$(printf '%-24s %4d s   %s' "$name" $((SECONDS - start)) "$result")")
 }
 
 skip() {
   printf '\n=== %s: skipped, %s\n' "$1" "$2"
-  rows+=("$(printf '%-12s    - s   skipped: %s' "$1" "$2")")
+  rows+=("$(printf '%-24s    - s   skipped: %s' "$1" "$2")")
 }
 
-has() { python -c "import $1" 2>/dev/null; }
+has() { python3 -c "import $1" 2>/dev/null; }
 
 # Test files that need a package this machine lacks, as FILE PACKAGE.
 left_out() {
-  python - <<'EOF'
+  timeout 20 python3 - <<'EOF'
 import importlib
 import pathlib
 
@@ -56,11 +58,11 @@ pytest_options=(-q -W default)
 workers=()
 has xdist && workers=(-n 6)
 
-python -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"' || exit 1
+python3 -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"' || exit 1
 export MAX_JOBS=${MAX_JOBS:-16}
 
-stage build 150 pip install --no-build-isolation --no-deps -v -e .
-stage report 30 python -m dmmd_kernels
+stage build 120 python3 -m pip install --no-build-isolation --no-deps -v -e .
+stage report 20 python3 -m dmmd_kernels
 
 if has pytest; then
   while read -r file package; do
@@ -68,7 +70,7 @@ if has pytest; then
     pytest_options+=("--ignore=$file")
   done < <(left_out)
   # Timing under other work is worthless, so the benchmark plugin stays out of the tests.
-  stage tests 150 python -m pytest "${pytest_options[@]}" "${workers[@]}" -p no:benchmark -m 'not slow'
+  stage tests 130 python3 -m pytest "${pytest_options[@]}" "${workers[@]}" -p no:benchmark -m 'not slow'
 else
   skip tests 'pytest is not installed'
 fi
@@ -76,16 +78,19 @@ fi
 if command -v compute-sanitizer >/dev/null; then
   # torch's caching allocator would hide what lies between two tensors.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-  stage memcheck 70 compute-sanitizer --tool memcheck --error-exitcode 9 \
-    python tests/sanitized.py auto --device cuda
+  stage memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
+    python3 tests/sanitized.py auto --device cuda
   unset PYTORCH_NO_CUDA_MEMORY_CACHING
 else
   skip memcheck 'there is no compute-sanitizer'
 fi
 
 if has pytest_benchmark; then
-  stage bench 120 python -m pytest benchmarks "${pytest_options[@]}" --benchmark-only \
-    --benchmark-json="$out/bench.json"
+  for suite in pairwise mmd flows training; do
+    stage "bench_$suite" 35 python3 -m pytest "benchmarks/bench_$suite.py" "${pytest_options[@]}" \
+      --benchmark-only --benchmark-json="$out/bench_$suite.json"
+  done
+  stage tables 10 python3 benchmarks/tables.py "$out"/bench_*.json
 else
   skip bench 'pytest-benchmark is not installed'
 fi

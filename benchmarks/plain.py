@@ -252,5 +252,5 @@ def signed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _memory_limit(device: str) -> int:
-    """Half of what is free on a GPU; 2 GiB on the CPU, which other work shares."""
-    return torch.cuda.mem_get_info()[0] // 2 if device == "cuda" else 2**31
+    """Half of what is free on a GPU; 1 GiB on the CPU, which other work shares."""
+    return torch.cuda.mem_get_info()[0] // 2 if device == "cuda" else 2**30

@@ -237,7 +237,8 @@ def _penalty(p: Problem, *points: Tensor) -> tuple[Tensor, ...]:
     z, x, y = points = [t.clone().requires_grad_() for t in points]
     u = torch.cat([x, y], -2)
     w = torch.cat([_full(p.case.n, 1, x), _full(p.case.m, -1, y)]).detach()
-    square = (z[..., :, None, :] - u[..., None, :, :]).square().sum(-1)
+    norms = z.square().sum(-1)[..., :, None] + u.square().sum(-1)[..., None, :]
+    square = norms - 2 * z @ u.mT  # in float64 the expanded form is exact enough
     pull = p.formula.slope(square / (2 * p.sigma**2)) * w
     g = (pull.sum(-1, keepdim=True) * z - pull @ u) / p.sigma**2
     grads = torch.autograd.grad(penalty(g), points)

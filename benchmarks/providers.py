@@ -101,7 +101,8 @@ def _is_worth_compiling(op: str, p: Problem) -> bool:
     """Inductor: seconds to minutes a problem."""
     if MODE == "small" or p.case.batch or p.case.kernel != "gaussian":
         return False
-    return MODE == "large" or (p.case.d == 64 and p.case.n >= 2048)
+    usual = {"cpu": 2048, "cuda": 8192}[p.case.device]
+    return p.case.d == 64 and (MODE == "large" or p.case.n == usual)
 
 
 def _is_worth_keops(op: str, p: Problem) -> bool:
@@ -118,6 +119,7 @@ _reference = Differences()
 PROVIDERS = [
     Ours("native", "cpu"),
     Ours("triton", "cuda"),
+    Ours("native", "cuda"),
     *(Ours("reference", device) for device in ("cpu", "cuda")),
     Differences(),
     Plain("expanded", expanded),

@@ -219,18 +219,20 @@ def plot(result: Result) -> Path | None:
         return None
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for provider, line in sorted(lines.items(), key=lambda item: max(item[1].values())):
-        ours = provider.startswith("dmmd-")
+    for provider, line in sorted(lines.items(), key=lambda item: -max(item[1].values())):
         n = sorted(line)
-        style = {"linewidth": 2.5, "zorder": 3} if ours else {"linewidth": 1.2, "alpha": 0.8}
-        axes.loglog(n, [line[k] for k in n], marker="o", markersize=3, label=provider, **style)
+        width, layer = (2.5, 3) if provider.startswith("dmmd-") else (1.2, 2)
+        times = [line[k] for k in n]
+        axes.plot(n, times, marker="o", markersize=3, label=provider, linewidth=width, zorder=layer)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
     axes.set(xlabel="particles n = data m", ylabel="median time, ms")
     axes.set_title(f"witness_grad, Gaussian, d = {PLOTTED_D}\n{result['hardware']}", fontsize=10)
     axes.grid(which="major", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     path = RESULTS / f"witness_grad-{slug(result['hardware'])}.png"
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=150)

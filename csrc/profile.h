@@ -67,9 +67,11 @@ struct Shape<Profile::rational_quadratic> {
     const V psi = pow1p(t, -a);
     const V log_u = log1p(t);
     const V psi_u = psi / u;
-    return {psi,          -a * psi_u,
+    return {psi,
+            -a * psi_u,
             a * (a + V(1)) * (psi_u / u),
-            -log_u * psi, (a * log_u - V(1)) * psi_u,
+            -log_u * psi,
+            (a * log_u - V(1)) * psi_u,
             log_u * (log_u * psi)};
   }
 };

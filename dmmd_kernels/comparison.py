@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ import dmmd_kernels as dk
 from dmmd_kernels import data
 from dmmd_kernels.diffusion import levels
 from dmmd_kernels.experiment import FRESH, START, Run, generator_of
+from dmmd_kernels.losses import NoiseConditional
 from dmmd_kernels.sample import adaptive_flow, clean_samples
 
 # σ in the coordinates of the model, t → σ(t) (DMMD, section 5.1: fixed, and linear interpolation).
@@ -33,7 +34,7 @@ BY_HAND: dict[str, Callable[[Tensor], Tensor]] = {
     "fixed_0.5": lambda t: torch.full_like(t, 0.5),
     "linear": lambda t: 0.1 * (1 - t) + 0.5 * t,
 }
-FRESH_SETS = 6
+FRESH_SETS = 10
 
 
 class FixedWidth:
@@ -66,8 +67,8 @@ class Comparison(NamedTuple):
         scores: of each method, and of fresh data against other fresh data ("data").
         t: noise levels (T,), from high to low.
         sigma: σ(t) of each method, (T,).
-        mmd2: of each method, unbiased MMD²(particles, data; t) after each level with the learned
-            kernel of that level, (T,).
+        mmd2: of each method, biased MMD²(P_t, P; t) of all particles after each level against the
+            clean samples, with the learned kernel of that level, (T,).
     """
 
     samples: dict[str, np.ndarray]
@@ -99,24 +100,29 @@ def compare(run: Run, *, progress: bool = False) -> Comparison:
     clouds = math.ceil(settings.samples / settings.particles)
     start = torch.randn(clouds, settings.particles, 2, generator=generator_of(0, START)).to(x_0)
     ts = levels(settings.t_max, settings.t_min, settings.sample_levels)
-    methods = {"dmmd": run.deep} | {name: FixedWidth(sigma) for name, sigma in BY_HAND.items()}
+    methods: dict[str, NoiseConditional] = {"dmmd": run.deep}
+    methods |= {name: FixedWidth(sigma) for name, sigma in BY_HAND.items()}
     keys = [(settings.seed, FRESH, 1 + i) for i in range(FRESH_SETS)]
     fresh = [data.checkerboard(settings.samples, generator_of(*key)).to(x_0) for key in keys]
-    samples, scores, curves = {}, {}, {}
+    samples: dict[str, Tensor] = {}
+    scores: dict[str, Scores] = {}
+    curves: dict[str, list[float]] = {}
     for name, deep in methods.items():
         curves[name] = []
         steps = adaptive_flow(deep, start, x_0, settings, ts.tolist())
         for t, z in tqdm(steps, f"sampling {name}", len(ts), disable=not progress, leave=False):
             kernel = run.deep.kernel(torch.tensor(t, device=z.device))
-            curves[name].append(dk.mmd2(z, x_0, kernel).mean().item())
+            gap = dk.mmd2(z.flatten(0, 1), x_0, kernel, estimator="biased")
+            curves[name].append(gap.item())
         samples[name] = z.flatten(0, 1)[: settings.samples] * scale
         scores[name] = score(samples[name], fresh)
     samples["data"] = fresh[0]
-    floors = [score(x, [y]) for x, y in itertools.pairwise(fresh)]
+    floors = [score(x, [y]) for x, y in itertools.pairwise([*fresh, fresh[0]])]
     scores["data"] = Scores(
         *(math.fsum(column) / len(floors) for column in zip(*floors, strict=True))
     )
-    widths = {"dmmd": run.deep.width} | BY_HAND
+    assert run.deep.width is not None, "a linear kernel has no place in this comparison"
+    widths: dict[str, Callable[[Tensor], Tensor]] = {"dmmd": run.deep.width, **BY_HAND}
     sigma = {name: width(ts.to(x_0)).cpu().numpy() for name, width in widths.items()}
     return Comparison(
         {name: points.cpu().numpy() for name, points in samples.items()},
@@ -145,7 +151,8 @@ def evaluate(run: Run) -> None:
     from dmmd_kernels.figures import comparison_figure
 
     found = compare(run, progress=True)
-    np.savez(run.folder / "samples.npz", **found.samples)
+    arrays: dict[str, Any] = dict(found.samples)
+    np.savez(run.folder / "samples.npz", **arrays)
     rows = {name: row._asdict() for name, row in found.scores.items()}
     (run.folder / "scores.json").write_text(json.dumps(rows, indent=2) + "\n")
     comparison_figure(run.folder / "figure.png", found)

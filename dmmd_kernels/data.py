@@ -178,7 +178,7 @@ def read_images(folder: str | Path, size: int | None = None, channels: int = 3) 
     paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(f"read_images: no image files below {folder}")
-    images = []
+    images: list[np.ndarray] = []
     for path in paths:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened).convert(mode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -55,9 +55,9 @@ def comparison_figure(path: Path, found: Comparison) -> None:
     for name, values in found.sigma.items():
         width.plot(found.t, values, color=COLOURS[name], label=TITLES[name], **_weight(name))
     for name, values in found.mmd2.items():
-        gap.plot(found.t, np.abs(values), color=COLOURS[name], **_weight(name))
+        gap.plot(found.t, values, color=COLOURS[name], **_weight(name))
     width.set(title="width of the kernel, σ(t), in units of half the board", yscale="log")
-    gap.set(title="|MMD²(particles, data; t)|, learned kernel of that t", yscale="log")
+    gap.set(title="MMD²(P_t, P; t) of each flow, measured with the learned kernel", yscale="log")
     for axes in (width, gap):
         axes.set_xlabel("noise level t; the flow goes from right to left")
         axes.grid(alpha=0.3)
@@ -73,7 +73,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _weight(name: str) -> dict[str, float]:
+def _weight(name: str) -> dict[str, Any]:
     return {"linewidth": 2.6, "zorder": 3} if name == "dmmd" else {"linewidth": 1.6}
 
 

@@ -19,10 +19,11 @@ def fourier(t: Tensor, frequencies: int) -> Tensor:
 
 
 class Width(nn.Module):
-    """The bandwidth σ(t; θ) of a Gaussian kernel: softplus of a small MLP on Fourier features of t.
+    """The bandwidth σ(t; θ) of a kernel: softplus of a small MLP on Fourier features of √t.
 
-    The paper says "a network of t with non-negative output"; the layers are ours. A floor keeps σ
-    away from 0, where every gradient would vanish.
+    The paper says "a network of t with non-negative output"; the layers are ours. The root gives
+    low noise, where σ changes most, more room. A floor keeps σ away from 0, where every gradient
+    vanishes.
     """
 
     def __init__(
@@ -37,19 +38,22 @@ class Width(nn.Module):
         """
         super().__init__()
         self.frequencies, self.floor = frequencies, floor
+        last = nn.Linear(hidden, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, math.log(math.expm1(start - floor)))
         self.body = nn.Sequential(
             nn.Linear(1 + 2 * frequencies, hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
-            nn.Linear(hidden, 1),
+            last,
         )
-        nn.init.zeros_(self.body[-1].weight)
-        nn.init.constant_(self.body[-1].bias, math.log(math.expm1(start - floor)))
 
     def forward(self, t: Tensor) -> Tensor:
         """t (…,) → σ (…,)"""
-        return self.floor + nn.functional.softplus(self.body(fourier(t.sqrt(), self.frequencies))[..., 0])
+        return self.floor + nn.functional.softplus(
+            self.body(fourier(t.sqrt(), self.frequencies))[..., 0]
+        )
 
 
 class IdentityFeatures(nn.Module):

@@ -18,6 +18,13 @@ class SettingsError(ValueError):
     """Settings that do not fit together, or do not fit the run they are to continue."""
 
 
+_AT_LEAST_ONE = (
+    *("data_size", "feature_count", "feature_width", "width_hidden", "steps", "batch", "levels"),
+    *("sample_levels", "sample_steps", "particles", "clean", "samples"),
+    *("log_every", "save_every", "keep"),
+)
+
+
 @dataclass(frozen=True)
 class Settings:
     """One run: what is trained, how, and how samples are drawn from it.
@@ -54,9 +61,9 @@ class Settings:
     width_start: Annotated[float, "σ(t) before training, at every t"] = 0.5
 
     # Training
-    steps: Annotated[int, "optimiser steps"] = 400
+    steps: Annotated[int, "optimiser steps"] = 800
     batch: Annotated[int, "B, samples at each noise level, clean and noised"] = 256
-    levels: Annotated[int, "noise levels in one step, all in one batched op"] = 16
+    levels: Annotated[int, "noise levels in one step, all in one batched op"] = 32
     learning_rate: Annotated[float, "of Adam"] = 1e-2
     decay: Annotated[
         Literal["constant", "cosine"], "of the learning rate; cosine ends at 0 after `steps`"
@@ -71,7 +78,7 @@ class Settings:
     # Sampling: Algorithm 2
     sample_levels: Annotated[int, "T, noise levels from t_max down to t_min"] = 20
     sample_steps: Annotated[int, "N_s, flow steps at each level"] = 10
-    particles: Annotated[int, "N_p, particles that flow together"] = 500
+    particles: Annotated[int, "N_p, particles that flow together"] = 200
     clean: Annotated[int, "N_c, clean samples they flow to, drawn once"] = 2000
     step_size: Annotated[float, "c of the step, see step_rule"] = 1.5
     step_rule: Annotated[
@@ -86,10 +93,7 @@ class Settings:
     keep: Annotated[int, "checkpoints kept, the newest ones"] = 2
 
     def __post_init__(self) -> None:
-        whole = ("data_size", "steps", "batch", "levels", "sample_levels", "sample_steps")
-        whole += ("particles", "clean", "samples", "log_every", "save_every", "keep")
-        whole += ("feature_count", "feature_width", "width_hidden")
-        for name in whole:
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "step_size", "width_start"):

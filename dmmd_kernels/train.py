@@ -140,8 +140,8 @@ def update_average(ema: torch.nn.Module, module: torch.nn.Module, mu: float) -> 
     """θ_ema ← μ θ_ema + (1 - μ) θ"""
     for average, value in zip(ema.parameters(), module.parameters(), strict=True):
         average.lerp_(value, 1 - mu)
-    for average, value in zip(ema.buffers(), module.buffers(), strict=True):
-        average.copy_(value)
+    for kept, buffer in zip(ema.buffers(), module.buffers(), strict=True):
+        kept.copy_(buffer)
 
 
 class Log:

@@ -94,7 +94,7 @@ def test_import_adds_little_to_that_of_torch():
 
 def test_ci_runs_the_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
-    for name, core in [("install", "pip install -e ."), ("test", "pip install -e '.[test]'")]:
+    for name, core in [("main", "pip install -e ."), ("test", "pip install -e '.[test]'")]:
         assert f".ci/command {name})" in script
         assert readme_command(name).startswith(core)
 

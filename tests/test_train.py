@@ -21,6 +21,7 @@ from dmmd_kernels.checkpoint import CheckpointError
 from dmmd_kernels.experiment import load_run
 from dmmd_kernels.presets import PRESETS
 from dmmd_kernels.settings import Settings, SettingsError, from_command_line
+from tests.cases import each_backend
 
 TINY = Settings(
     backend="reference",
@@ -69,8 +70,9 @@ def finished(tmp_path_factory):
     ],
     ids=["identity", "penalised", "linear"],
 )
-def test_a_continued_run_is_the_uninterrupted_one(tmp_path, changes):
-    changes |= {"decay": "constant"}
+@each_backend
+def test_a_continued_run_is_the_uninterrupted_one(tmp_path, changes, name):
+    changes = changes | {"decay": "constant", "backend": name}
     fit(tmp_path / "whole", **changes)
     fit(tmp_path / "parts", steps=10, **changes)
     torch.randn(7)  # whatever else happened in between

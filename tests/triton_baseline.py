@@ -61,6 +61,9 @@ def cases() -> Iterator[tuple[str, object, dict]]:
         yield from run(f"gaussian d={d}", "potential", z, x, w, gaussian)
         yield from run(f"gaussian d={d}", "potential_grad", z, x, None, w, gaussian)
 
+    z, x, v, w = clouds(64)
+    yield from run("gaussian d=64", "potential_and_grad", z, x, w, gaussian, precision="high")
+
 
 @contextlib.contextmanager
 def recorded_launches() -> Iterator[list]:
@@ -117,7 +120,7 @@ def cost(jit_kernel, values: dict, arch: int) -> dict:
         "shared": result.metadata.shared,
         "mma": len(re.findall(r"\b(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", ptx)),
         "ex2": len(re.findall(r"\bex2\.approx", ptx)),
-        "wide_offsets": bool(re.search(r"arith\.muli .*i64", result.asm["ttir"])),
+        "wide_offsets": bool(re.search(r"arith\.muli .*tensor<[^>]*i64>", result.asm["ttir"])),
     }
 
 

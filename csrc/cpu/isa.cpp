@@ -56,7 +56,8 @@ const char* instruction_set() { return isa<float>().name; }
 const char* instruction_sets() {
   static const std::string names = [] {
     std::string all;
-    for (const Choice& choice : kChoices) all += (all.empty() ? "" : ", ") + std::string(choice.floats->name);
+    for (const Choice& choice : kChoices)
+      all += (all.empty() ? "" : ", ") + std::string(choice.floats->name);
     return all;
   }();
   return names.c_str();

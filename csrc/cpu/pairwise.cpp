@@ -2,7 +2,6 @@
 // these up. The cut depends on the sizes alone, never on the number of threads, and sums are added
 // in the order of the items, so results are bitwise equal for any number of threads.
 #include <algorithm>
-#include <vector>
 
 #include "memory.h"
 #include "pack.h"
@@ -16,8 +15,6 @@ namespace {
 constexpr double kSmall = 3e4;
 // Work items that a problem of few rows is cut into, tile by tile.
 constexpr int64_t kItems = 16;
-constexpr int64_t kMaxStrip = 32;
-
 /// Where results go; what is absent is not asked for.
 template <class T>
 struct Results {
@@ -43,9 +40,9 @@ Cut cut(const Sweep<T>& sweep, bool second_order) {
   cut.row_blocks = (a.n + cut.rows - 1) / cut.rows;
   cut.tiles = (a.m + sweep.width - 1) / sweep.width;
   const int64_t items = std::max<int64_t>(a.blocks * cut.row_blocks, 1);
-  cut.spans = sweep.want & (kForm | kMatrix)
-                  ? 1
-                  : std::clamp<int64_t>((kItems + items - 1) / items, 1, std::max<int64_t>(cut.tiles, 1));
+  cut.spans = sweep.want & (kForm | kMatrix) ? 1
+                                             : std::clamp<int64_t>((kItems + items - 1) / items, 1,
+                                                                   std::max<int64_t>(cut.tiles, 1));
   cut.tiles_per_span = (cut.tiles + cut.spans - 1) / cut.spans;
   const int64_t rows = round_up(std::min(cut.rows, a.n), kGroup);
   cut.f = sweep.want & kPotential || second_order ? product(rows, a.p) : 0;
@@ -102,10 +99,11 @@ void run(Sweep<T>& sweep, bool second_order, const Results<T>& to) {
 
   const int64_t panel = kPanel / int64_t(sizeof(T));
   sweep.width = std::clamp<int64_t>(round_up(a.m, panel), panel, kTile / int64_t(sizeof(T)));
-  sweep.strip = a.d <= 32 ? 8 : kMaxStrip;
+  sweep.strip = a.d <= kSmallD ? kMinStrip : kMaxStrip;
   const auto x = pack(a, a.x, a.d, sweep.width, false, threads);
   const auto w = pack(a, a.w, a.w ? a.p : 0, sweep.width, true, threads);
-  const auto xt = pack(a, sweep.direction.x, sweep.direction.x ? a.d : 0, sweep.width, true, threads);
+  const auto xt =
+      pack(a, sweep.direction.x, sweep.direction.x ? a.d : 0, sweep.width, true, threads);
   sweep.x = x.packed;
   sweep.w = w.packed;
   sweep.xt = xt.packed;
@@ -204,13 +202,13 @@ void tangents(const Problem<T>& problem, const Direction<T>& direction, T* f, T*
   run(sweep, true, {.f = f, .g = g, .q = q});
 }
 
-#define DMMD_INSTANTIATE(T)                                                             \
-  template void potential(const Problem<T>&, T*);                                       \
-  template void potential_grad(const Problem<T>&, T*);                                  \
-  template void potential_and_grad(const Problem<T>&, T*, T*);                          \
-  template void params_grad(const Problem<T>&, T*);                                     \
-  template void kernel_matrix(const Problem<T>&, T*);                                   \
-  template void quadratic_form(const Problem<T>&, T*);                                  \
+#define DMMD_INSTANTIATE(T)                                    \
+  template void potential(const Problem<T>&, T*);              \
+  template void potential_grad(const Problem<T>&, T*);         \
+  template void potential_and_grad(const Problem<T>&, T*, T*); \
+  template void params_grad(const Problem<T>&, T*);            \
+  template void kernel_matrix(const Problem<T>&, T*);          \
+  template void quadratic_form(const Problem<T>&, T*);         \
   template void tangents(const Problem<T>&, const Direction<T>&, T*, T*, T*);
 DMMD_INSTANTIATE(float)
 DMMD_INSTANTIATE(double)

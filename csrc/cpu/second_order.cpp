@@ -60,11 +60,11 @@ void add_one(const Strip<T>& strip, const Pairs<T>& pairs, int64_t l, double* q)
       pull.store(pairs.pull + row + j);
       twist.store(pairs.twist + row + j);
       by_lambda = by_lambda + weight * by_l;
-      by_scale = by_scale + weight * (lambda_t * qj * k.d +
-                                      lambda * (slope * qt + scale_t * qj * (qj * k.dd) +
-                                                shape_t * qj * k.da));
-      by_shape = by_shape + weight * (lambda_t * k.a + lambda * (st * k.da + scale_t * qj * k.da +
-                                                                 shape_t * k.aa));
+      by_scale = by_scale +
+                 weight * (lambda_t * qj * k.d + lambda * (slope * qt + scale_t * qj * (qj * k.dd) +
+                                                           shape_t * qj * k.da));
+      by_shape = by_shape + weight * (lambda_t * k.a +
+                                      lambda * (st * k.da + scale_t * qj * k.da + shape_t * k.aa));
     }
     const double v = strip.problem().p == 1 ? strip.v(r) : 1.0;
     q[3 * l] += v * sum(by_lambda);

@@ -6,17 +6,15 @@
 
 namespace dmmd::cpu::DMMD_ISA {
 
-constexpr int kMaxStrip = 32;
-
 template <class T>
 struct Strip {
   const Sweep<T>& sweep;
   const Item<T>& item;
-  int64_t tile, row, rows;       // the first row is `row` of the block
-  int64_t begin, end, pitch;     // columns of the tile that are swept
-  int64_t first;                 // the column of the block where the tile starts
-  T* q;                          // rows x pitch
-  const T* c = nullptr;          // c_ij without v_i when p = 1
+  int64_t tile, row, rows;    // the first row is `row` of the block
+  int64_t begin, end, pitch;  // columns of the tile that are swept
+  int64_t first;              // the column of the block where the tile starts
+  T* q;                       // rows x pitch
+  const T* c = nullptr;       // c_ij without v_i when p = 1
   int64_t c_pitch = 0;
 
   Strip(const Sweep<T>& sweep, const Item<T>& item, int64_t tile, int64_t row)
@@ -70,8 +68,7 @@ struct Strip {
     if (p != 1 && !needs_pairs) return clear_skipped(q);
     if (p == 1) {
       c = w().data;
-      if (!crosses_diagonal() && !(begin < end && (sweep.want & kForm) && row + rows > first + begin))
-        return;
+      if (!crosses_diagonal() && !crosses_triangle()) return;
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t j = begin; j < end; ++j) own[r * pitch + j] = c[j];
     } else {
@@ -97,6 +94,8 @@ struct Strip {
   bool crosses_diagonal() const {
     return problem().skip_diagonal && row < first + end && row + rows > first + begin;
   }
+
+  bool crosses_triangle() const { return sweep.want & kForm && row + rows > first + begin; }
 
   // Below the diagonal 0, on it 1/2: the other half of a symmetric sum, twice, is the whole.
   void halve_triangle(T* pairs) const {

@@ -12,10 +12,14 @@
 
 namespace dmmd::cpu {
 
-constexpr int kGroup = 4;           // rows swept together
-constexpr int kPanel = 128;         // bytes; widths of tiles are multiples of it
-constexpr int kTile = 1024;         // bytes; columns of a tile
+constexpr int kGroup = 4;    // rows swept together
+constexpr int kPanel = 128;  // bytes; widths of tiles are multiples of it
+constexpr int kTile = 1024;  // bytes; columns of a tile
 constexpr int64_t kRowsPerItem = 64;
+
+// Rows whose pairs are held at once: few, so that the pairs stay in the L1 beside a tile of up to
+// kSmallD coordinates; many, so that a slice of a larger tile is used often once it is there.
+constexpr int64_t kMinStrip = 8, kMaxStrip = 32, kSmallD = 32;
 
 /// Coordinate k of column j of tile i: data.block(b)[(i * coordinates + k) * pitch + j].
 template <class T>
@@ -67,9 +71,9 @@ struct Isa {
   void (*second_order)(const Sweep<T>&, const Item<T>&);
 };
 
-#define DMMD_DECLARE_ISA(name)    \
-  namespace name {                \
-  extern const Isa<float> floats; \
+#define DMMD_DECLARE_ISA(name)      \
+  namespace name {                  \
+  extern const Isa<float> floats;   \
   extern const Isa<double> doubles; \
   }
 DMMD_DECLARE_ISA(portable)

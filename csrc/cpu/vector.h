@@ -17,7 +17,8 @@
 namespace dmmd::cpu::DMMD_ISA {
 
 #define DMMD_REGISTER __attribute__((vector_size(DMMD_VECTOR_BYTES)))
-#define DMMD_UNALIGNED(T) __attribute__((vector_size(DMMD_VECTOR_BYTES), aligned(sizeof(T)), may_alias))
+#define DMMD_UNALIGNED(T) \
+  __attribute__((vector_size(DMMD_VECTOR_BYTES), aligned(sizeof(T)), may_alias))
 
 template <class T>
 struct Register;

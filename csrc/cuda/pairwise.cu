@@ -1,9 +1,9 @@
 // CUDA potential and its gradient, for radial kernels in float32 and one right-hand side.
 //
 // A block of threads owns kRows rows of z, one per thread, and streams x past them in tiles in
-// shared memory, kSlice coordinates at a time, so any d runs. Distances are summed from differences.
-// Sums over x are kept per tile in float and added up by two-sums, so that they stay accurate over
-// millions of columns. Columns beyond m enter with weight zero.
+// shared memory, kSlice coordinates at a time, so any d runs. Distances are summed from
+// differences. Sums over x are kept per tile in float and added up by two-sums, so that they stay
+// accurate over millions of columns. Columns beyond m enter with weight zero.
 #include <algorithm>
 #include <stdexcept>
 #include <string>

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmmd_kernels._triton import tensor_cores
 from dmmd_kernels._triton.launch import batch, run, tile
 from dmmd_kernels._triton.mixture import slope, value
 from dmmd_kernels._triton.tiles import (
@@ -63,9 +64,7 @@ def _potential_kernel(
         if WHOLE:
             q = affinity(z, load_points(x_ptr, cols, m, coords, D, WARPS, MASKED), RADIAL)
         else:
-            q = affinities(
-                z_ptr, x_ptr, rows, cols, n, m, D, RADIAL, MASKED, SPLIT, C, J, R, WARPS
-            )
+            q = affinities(z_ptr, x_ptr, rows, cols, n, m, D, RADIAL, MASKED, SPLIT, C, J, R, WARPS)
         k = value(over_warps(q, SPLIT), params_ptr, PROFILES, L)
         k = keep(k, rows, cols, SKIP)
         w = load_sides(w_ptr, cols, m, sides, P, SUMS)
@@ -104,9 +103,7 @@ def _potential_grad_kernel(
         if WHOLE:
             q = affinity(z, x, RADIAL)
         else:
-            q = affinities(
-                z_ptr, x_ptr, rows, cols, n, m, D, RADIAL, MASKED, SPLIT, C, J, R, WARPS
-            )
+            q = affinities(z_ptr, x_ptr, rows, cols, n, m, D, RADIAL, MASKED, SPLIT, C, J, R, WARPS)
         q = over_warps(q, SPLIT)
         c = coefficients(v_ptr, w_ptr, rows, cols, n, m, P)
         pull = keep(c * slope(q, params_ptr, PROFILES, L), rows, cols, SKIP)
@@ -135,6 +132,9 @@ def potential(
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
     block = batch(z, x, w, kernel.params)
     f = z.new_empty(*block, n, p)
+    if tensor_cores.suits(z, w, kernel, precision):
+        tensor_cores.sweep(z, x, None, w, kernel, skip_diagonal, f, None)
+        return f
     sides = 1 if p == 1 else 8
     run(
         _potential_kernel, dict(z=z, x=x, w=w, f=f), kernel,
@@ -155,7 +155,7 @@ def potential_grad(
     precision: str = "highest",
 ) -> Tensor:
     g = z.new_empty(*batch(z, x, v, w, kernel.params), *z.shape[-2:])
-    _run_grad(z, x, v, w, kernel, skip_diagonal, None, g)
+    _run_grad(z, x, v, w, kernel, skip_diagonal, precision, None, g)
     return g
 
 
@@ -164,11 +164,14 @@ def potential_and_grad(
 ) -> tuple[Tensor, Tensor]:
     g = z.new_empty(*batch(z, x, w, kernel.params), *z.shape[-2:])
     f = g.new_empty(*g.shape[:-1], 1)
-    _run_grad(z, x, None, w, kernel, False, f, g)
+    _run_grad(z, x, None, w, kernel, False, precision, f, g)
     return f, g
 
 
-def _run_grad(z, x, v, w, kernel: Mixture, skip_diagonal: bool, f, g) -> None:
+def _run_grad(z, x, v, w, kernel: Mixture, skip_diagonal: bool, precision: str, f, g) -> None:
+    if tensor_cores.suits(z, w, kernel, precision):
+        tensor_cores.sweep(z, x, v, w, kernel, skip_diagonal, f, g)
+        return
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
     shape = tile(d)
     run(

@@ -1,10 +1,10 @@
-"""What the Triton kernels share: who owns which pairs, how points are read, how q = q(z, x) is summed.
+"""What the Triton kernels share: who owns which pairs, how points are read, how q is summed.
 
 A tile has the axes (C, J, R, WARPS, LANES): C coordinates, J columns (points of x) and R rows
-(points of z) in the registers of a thread, one more row per lane. Warps divide the columns, or, with
-SPLIT, the coordinates, when those of one point are too many for a thread. Everything about a pair
-has the axes (J, R, WARPS, LANES); what does not depend on an axis has length 1 there. Sums over C
-and J stay inside a thread, and threads meet once, at the end (with SPLIT, once per tile).
+(points of z) in the registers of a thread, one more row per lane. Warps divide the columns, or,
+with SPLIT, the coordinates, when one point has too many for a thread. Everything about a pair has
+the axes (J, R, WARPS, LANES); what does not depend on an axis has length 1 there. Sums over C and J
+stay inside a thread, and threads meet once, at the end (with SPLIT, once per tile).
 
 Triton arranges a tile so only if no load suggests otherwise, hence two habits: loads have the full
 last two axes, and coordinates run backwards, which keeps them from being taken for a vector.

@@ -34,8 +34,7 @@ Pair<R> pair(const Problem<T>& a, int64_t block, R q, R qt, const T* c) {
       out.kt_q += w * s * s * j.dd * qt + cw * s * j.d + cs * k_qs + ca * w * s * j.da;
       for (R e : {j.psi, w * q * j.d, w * j.a}) out.k_params.push_back(e);
       out.kt_params.push_back(s * j.d * qt + cs * q * j.d + ca * j.a);
-      out.kt_params.push_back(k_qs * qt + cw * q * j.d + cs * w * q * q * j.dd +
-                              ca * w * q * j.da);
+      out.kt_params.push_back(k_qs * qt + cw * q * j.d + cs * w * q * q * j.dd + ca * w * q * j.da);
       out.kt_params.push_back(w * s * j.da * qt + cw * j.a + cs * w * q * j.da + ca * w * j.aa);
     });
   }

@@ -38,7 +38,9 @@ const NamedKernel kKernels[] = {
     {"mixture",
      {{Profile::gaussian}, {Profile::rational_quadratic}, {Profile::laplace}},
      {1, 0.1, 0, 0.5, 0.3, 2.2, 0.3, 0.8, 0}},
-    {"polynomials", {{Profile::polynomial, 2}, {Profile::polynomial, 4}}, {1, 0.1, 0.3, 0.5, 0.2, 1}},
+    {"polynomials",
+     {{Profile::polynomial, 2}, {Profile::polynomial, 4}},
+     {1, 0.1, 0.3, 0.5, 0.2, 1}},
 };
 
 struct Shape {
@@ -140,9 +142,9 @@ void test_formulas(Shape shape, const NamedKernel& kernel, int threads) {
   const cpu::Direction<T> to = data.direction(int(shape.n % 8));
   const auto exact = naive::all<long double>(a, to);
   const auto got = run(a, to);
-  const std::string what = std::string(cpu::instruction_set()) + " " + kernel.name + " n=" +
-                           std::to_string(a.n) + " m=" + std::to_string(a.m) + " d=" +
-                           std::to_string(a.d) + " p=" + std::to_string(a.p) + " " +
+  const std::string what = std::string(cpu::instruction_set()) + " " + kernel.name +
+                           " n=" + std::to_string(a.n) + " m=" + std::to_string(a.m) +
+                           " d=" + std::to_string(a.d) + " p=" + std::to_string(a.p) + " " +
                            std::to_string(8 * sizeof(T)) + " bits: ";
   const double scale = kernel.components[0].profile == Profile::polynomial ? 1e4 : 1e2;
   expect_near(what + "potential", got.f, exact.f, scale * double(a.m));
@@ -230,10 +232,10 @@ void test_fork() {
 }
 
 void test_all() {
-  const Shape shapes[] = {{1, 1, 1, 1, 1},   {3, 17, 2, 1, 1},    {17, 17, 3, 1, 2},
-                          {0, 5, 2, 1, 1},   {5, 0, 2, 1, 1},     {6, 6, 0, 1, 1},
-                          {7, 300, 5, 3, 1}, {130, 130, 4, 1, 1}, {69, 150, 70, 1, 1},
-                          {12, 33, 17, 2, 3}, {4, 600, 3, 1, 1},  {5, 9, 2, 0, 1},
+  const Shape shapes[] = {{1, 1, 1, 1, 1},    {3, 17, 2, 1, 1},    {17, 17, 3, 1, 2},
+                          {0, 5, 2, 1, 1},    {5, 0, 2, 1, 1},     {6, 6, 0, 1, 1},
+                          {7, 300, 5, 3, 1},  {130, 130, 4, 1, 1}, {69, 150, 70, 1, 1},
+                          {12, 33, 17, 2, 3}, {4, 600, 3, 1, 1},   {5, 9, 2, 0, 1},
                           {70, 70, 7, 2, 1}};
   for (const NamedKernel& kernel : kKernels) {
     for (const Shape& shape : shapes) {

@@ -1,0 +1,242 @@
+"""What is particular to the Triton backend: masks, offsets, NaN, precision, batches, excuses."""
+
+import mmap
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import dmmd_kernels as dk
+from dmmd_kernels import _triton, reference
+from dmmd_kernels.kernels import Mixture
+from tests.cases import DEVICE, compiled_form, problem
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+
+import triton.language as tl  # noqa: E402
+
+from dmmd_kernels._triton.profile import code  # noqa: E402
+from dmmd_kernels._triton.tiles import LANES, coordinates, load_points  # noqa: E402
+
+on_cpu = pytest.mark.skipif(DEVICE == "cuda", reason="needs Triton's interpreter")
+
+# Every input ends where readable memory ends, so that reading one element too many is fatal.
+GUARDED = """
+import ctypes, mmap, sys
+import torch
+from dmmd_kernels import _triton
+from tests.cases import compiled_form, problem
+
+libc = ctypes.CDLL(None, use_errno=True)
+kept = []
+
+def guarded(t, rows_beyond=0):
+    size = t.numel() * t.element_size()
+    pages = -(-size // mmap.PAGESIZE)
+    memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+    kept.append(memory)
+    offset = pages * mmap.PAGESIZE - size
+    count = t.numel() + rows_beyond * t.shape[-1]
+    new = torch.frombuffer(memory, dtype=t.dtype, count=count, offset=offset)
+    new[: t.numel()] = t.flatten()
+    end = ctypes.c_void_p(new.data_ptr() + size)
+    assert libc.mprotect(end, mmap.PAGESIZE, 0) == 0
+    return new.view(-1, t.shape[-1])
+
+n, m, d, p, rows_beyond = map(int, sys.argv[1:])
+z, x, v, w = problem(n, m, d, p)
+z, v, x, w = guarded(z), guarded(v), guarded(x, rows_beyond), guarded(w, rows_beyond)
+mixture = compiled_form("gaussians", z)
+mixture = mixture._replace(params=guarded(mixture.params))
+_triton.potential(z, x, w, mixture)
+_triton.potential_grad(z, x, v, w, mixture)
+_triton.tangents(z, x, v, w, mixture, z, x, None)
+_triton.params_grad(z, x, v, w, mixture)
+_triton.quadratic_form(z, v, v, mixture)
+_triton.kernel_matrix(z, x, mixture)
+"""
+
+
+def run_guarded(*sizes: int) -> int:
+    command = [sys.executable, "-c", GUARDED, *map(str, sizes)]
+    return subprocess.run(command, stderr=subprocess.DEVNULL).returncode
+
+
+@on_cpu
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (33, 17, 3, 2), (5, 9, 35, 1)], ids=str)
+def test_reads_stay_inside_the_tensors(sizes):
+    assert run_guarded(*sizes, 0) == 0
+
+
+@on_cpu
+def test_reads_outside_would_be_noticed():
+    assert run_guarded(3, 4, 2, 1, 1) == -signal.SIGSEGV
+
+
+@triton.jit
+def _read_kernel(ptr, to_ptr, first, n, D):
+    rows = (first + tl.arange(0, LANES))[None, None, None, :]
+    points = load_points(ptr, rows, n, coordinates(0, 1, 1, False), D, 1, False)
+    tl.store(to_ptr + tl.arange(0, LANES), tl.reshape(points, [LANES]))
+
+
+@on_cpu
+def test_offsets_do_not_overflow():
+    """The last of 2²¹ + 1 points of 1024 coordinates begins at element 2³¹."""
+    n, d = 2**21 + 1, 1024
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    points = torch.frombuffer(mmap.mmap(-1, 4 * n * d, flags=flags), dtype=torch.float32)
+    points[2**31] = 7.0
+    read = torch.zeros(32)
+    _read_kernel[(1,)](points, read, n - 1, n, d)
+    assert (read == 7.0).all()
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplace", "energy1.5", "polynomial"])
+def test_nan_in_a_row_of_z_poisons_that_row_alone(kernel):
+    z, x, _, w = problem(6, 9, 3)
+    z[2, 1] = float("nan")
+    mixture = compiled_form(kernel, z)
+    f, g = _triton.potential_and_grad(z, x, w, mixture)
+    poisoned = torch.arange(6, device=z.device) == 2
+    assert torch.equal(f.isnan().all(-1), poisoned)
+    assert torch.equal(f.isnan().any(-1), poisoned)
+    assert torch.equal(g.isnan().any(-1), poisoned)
+    if mixture.is_radial:
+        assert torch.equal(g.isnan().all(-1), poisoned)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplace", "energy1.5"])
+def test_nan_in_x_poisons_everything(kernel):
+    z, x, _, w = problem(6, 9, 3)
+    x[4, 0] = float("nan")
+    f, g = _triton.potential_and_grad(z, x, w, compiled_form(kernel, z))
+    assert f.isnan().all()
+    assert g.isnan().all()
+
+
+@pytest.mark.parametrize("d", [16, 40])
+def test_high_precision_errs_as_documented(d):
+    z, x, v, w = problem(40, 70, d)
+    mixture = compiled_form("gaussians", z)
+    got = (
+        _triton.potential(z, x, w, mixture, precision="high"),
+        _triton.potential_grad(z, x, v, w, mixture, precision="high"),
+    )
+    plain = reference.potential(z, x, w, mixture), reference.potential_grad(z, x, v, w, mixture)
+    for ours, theirs in zip(got, plain, strict=True):
+        assert (ours - theirs).norm() <= 5e-3 * theirs.norm()
+        assert not torch.equal(ours, theirs)
+
+
+def test_high_precision_is_indifferent_to_translation():
+    z, x, _, w = problem(20, 30, 16)
+    mixture = compiled_form("gaussian", z)
+    near = _triton.potential(z, x, w, mixture, precision="high")
+    far = _triton.potential(z + 1024, x + 1024, w, mixture, precision="high")
+    torch.testing.assert_close(far, near, rtol=0, atol=1e-2 * near.abs().max().item())
+
+
+def test_high_precision_keeps_the_nan_of_a_gpu():
+    """Its bits are all ones, and rounding them upwards would carry into the sign."""
+    z, x, _, w = problem(6, 9, 16)
+    z.view(torch.int32)[2, 1] = 0x7FFFFFFF
+    f, g = _triton.potential_and_grad(z, x, w, compiled_form("gaussian", z), precision="high")
+    poisoned = torch.arange(6, device=z.device) == 2
+    assert torch.equal(f.isnan().all(-1), poisoned)
+    assert torch.equal(g.isnan().all(-1), poisoned)
+    assert torch.equal(g.isnan().any(-1), poisoned)
+
+
+on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter cuts bfloat16 off")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=on_gpu)], ids=str
+)
+def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
+    z, x, v, w = problem(9, 20, 5, 2, dtype=dtype)
+    mixture = compiled_form("gaussians", z)
+    g = _triton.potential_grad(z, x, v, w, mixture)
+    full = _triton.potential_grad(z.float(), x.float(), v.float(), w.float(), mixture)
+    assert g.dtype == dtype
+    assert torch.equal(g, full.to(dtype))
+
+
+@pytest.mark.parametrize("d", [3, 40])
+def test_blocks_of_a_batch_are_computed_as_if_alone(d):
+    z, x, v, w = (torch.stack([t, t + 0.5, 2 * t]) for t in problem(7, 5, d, 2))
+    mixture = compiled_form("gaussians", z)
+    tables = torch.stack([s * mixture.params for s in (1, 2, 3)])
+    batched = mixture._replace(params=tables)
+    g = _triton.potential_grad(z, x[0], v, w[1], batched)
+    f, _, q = _triton.tangents(z[0], x, None, w[..., :1].contiguous(), batched, None, x, tables)
+    for i in range(3):
+        alone = mixture._replace(params=tables[i])
+        column = w[i, :, :1].contiguous()
+        assert torch.equal(g[i], _triton.potential_grad(z[i], x[0], v[i], w[1], alone))
+        f_i, _, q_i = _triton.tangents(z[0], x[i], None, column, alone, None, x[i], tables[i])
+        assert torch.equal(f[i], f_i)
+        assert torch.equal(q[i], q_i)
+
+
+def test_the_diagonal_is_left_out_and_not_subtracted():
+    """Subtracting 10⁶ afterwards would leave rounding errors of 0.06."""
+    z, _, _, w = problem(40, 40, 2)
+    mixture = compiled_form("gaussian", z)
+    loud = w.clone()
+    loud[7] = 1e6
+    quiet = _triton.potential(z, z.clone(), w, mixture, skip_diagonal=True)
+    f = _triton.potential(z, z.clone(), loud, mixture, skip_diagonal=True)
+    assert f[7] == quiet[7]
+
+
+@pytest.mark.parametrize("kernel", ["laplace", "energy", "energy1.5"])
+def test_coinciding_points_do_not_push_each_other(kernel):
+    z = torch.ones(3, 2, device=DEVICE)
+    w = torch.ones(3, 1, device=DEVICE)
+    assert (_triton.potential_grad(z, z, None, w, compiled_form(kernel, z)) == 0).all()
+
+
+@on_cpu
+def test_results_do_not_depend_on_chance():
+    z, x, v, w = problem(50, 70, 3)
+    mixture = compiled_form("gaussians", z)
+    first, again = (_triton.params_grad(z, x, v, w, mixture) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_long_sums_stay_accurate():
+    """10⁵ equal columns: without compensation the error would grow with their number."""
+    z, x = torch.zeros(1, 1, device=DEVICE), torch.full((10**5, 1), 0.3, device=DEVICE)
+    w = torch.full((10**5, 1), 0.1, device=DEVICE)
+    mixture = compiled_form("gaussian", z)
+    f = _triton.potential(z, x, w, mixture)
+    double = mixture._replace(params=mixture.params.double())
+    exact = reference.potential(z.double(), x.double(), w.double(), double)
+    torch.testing.assert_close(f.double(), exact, rtol=1e-6, atol=0)
+
+
+def test_it_says_why_it_does_not_run(monkeypatch):
+    z = torch.zeros(2, 3)
+    mixture = compiled_form("gaussian", z)
+    assert "float64" in _triton.why_not(z.double(), mixture)
+    unknown = Mixture("polynomial300", mixture.params)
+    assert "polynomial300" in _triton.why_not(z, unknown)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    reason = "inputs are on the CPU and TRITON_INTERPRET=1 is not set"
+    assert _triton.why_not(z, mixture) == reason
+
+
+def test_a_mixture_travels_as_one_number():
+    assert code(["gaussian"]) == 1
+    assert code(["imq", "polynomial3"]) == 3 + 256 * (16 + 3)
+    assert code(["no such profile"]) is None
+
+
+def test_every_kernel_of_the_library_has_a_code():
+    for kernel in (dk.gaussian(1), dk.laplace(1), dk.imq(1), dk.energy(), dk.polynomial(4)):
+        (mixture,) = kernel.lower(torch.zeros(1, 2)).mixtures
+        assert code(mixture.names)

@@ -1,0 +1,63 @@
+"""The Triton kernels compile for the GPUs we support, and cost what they did. Needs no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.triton_baseline import BASELINE
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+
+SHARED_LIMIT = 101376  # bytes a program may have on the smallest GPU we support
+SPILL_LIMIT = 512  # bytes; more than that, and the tile is wrong for this Triton
+
+
+@pytest.fixture(scope="module")
+def costs() -> dict:
+    """Measured in a process of its own: in this one Triton interprets."""
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+        pytest.skip("Triton before 3.3 has another interface to its compiler")
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(BASELINE.with_suffix(".py"))]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["costs"]
+
+
+@pytest.fixture(scope="module")
+def baseline() -> dict:
+    stored = json.loads(BASELINE.read_text())
+    if stored["triton"] != triton.__version__:
+        pytest.skip(f"the baseline is of Triton {stored['triton']}, this is {triton.__version__}")
+    return stored["costs"]
+
+
+def test_every_kernel_fits_every_gpu(costs):
+    assert {label: c["spills"] for label, c in costs.items() if c["spills"] > SPILL_LIMIT} == {}
+    assert {label: c["shared"] for label, c in costs.items() if c["shared"] > SHARED_LIMIT} == {}
+
+
+def test_offsets_are_multiplied_in_64_bits(costs):
+    assert [label for label, c in costs.items() if not c["wide_offsets"]] == []
+
+
+def test_registers_spills_and_shared_memory_do_not_grow(costs, baseline):
+    grown = {
+        (label, name): (c[name], baseline[label][name])
+        for label, c in costs.items()
+        for name in ("registers", "spills", "shared")
+        if c[name] > baseline[label][name]
+    }
+    assert grown == {}, "(now, before); if it is meant, run tests/triton_baseline.py --write"
+
+
+def test_high_precision_uses_tensor_cores(costs):
+    assert all((c["mma"] > 0) == label.startswith("tensor_core") for label, c in costs.items())
+
+
+def test_matrix_and_exponential_instructions_are_those_of_the_baseline(costs, baseline):
+    count = lambda c: (c["mma"], c["ex2"])
+    assert {k: count(c) for k, c in costs.items()} == {k: count(c) for k, c in baseline.items()}

@@ -28,7 +28,7 @@ from dmmd_kernels.experiment import FRESH, START, Run, generator_of
 from dmmd_kernels.losses import NoiseConditional
 from dmmd_kernels.sample import adaptive_flow, clean_samples
 
-# σ in the coordinates of the model, t → σ(t) (DMMD, section 5.1: fixed, and linear interpolation).
+# σ in the coordinates of the model, t → σ(t): the comparisons of the paper's 2-D experiment.
 BY_HAND: dict[str, Callable[[Tensor], Tensor]] = {
     "fixed_0.1": lambda t: torch.full_like(t, 0.1),
     "fixed_0.5": lambda t: torch.full_like(t, 0.5),

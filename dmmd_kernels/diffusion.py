@@ -53,7 +53,7 @@ class Schedule:
 class LinearBeta(Schedule):
     """log α_t = -t² (b_1 - b_0)/4 - t b_0/2: a diffusion rate that grows linearly from b_0 to b_1.
 
-    The continuous form of the schedule of Ho et al. (DDPM, 2020), as in Song et al. (2021), eq. 33.
+    The continuous form of the schedule of Ho et al. (DDPM, 2020), as in Song et al. (2021).
     With the defaults α_1 ≈ 0.0066.
 
     Attributes:

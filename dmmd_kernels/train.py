@@ -89,7 +89,7 @@ class State:
 
 
 def train_step(state: State, dataset: Dataset, schedule: Schedule, settings: Settings) -> Loss:
-    """One step of training (DMMD, Algorithm 1): the loss at several levels, Adam, the average.
+    """One step of training: the loss of DMMD (eqs 7, 8) at several levels, Adam, the average.
 
     The noised and the clean samples come from two independent batches; all levels share them.
     """

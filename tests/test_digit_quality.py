@@ -1,13 +1,16 @@
 """The judge of digits: real ones pass, noise and copies are told apart."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("sklearn")
 
-from dmmd_kernels import data, digit_quality, metrics
+from dmmd_kernels import data, digit_quality, metrics, train
+from dmmd_kernels.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,16 @@ def test_the_table_and_the_figure_name_every_row(tmp_path, digits, classifier):
     json.dumps(row._asdict())
     digit_quality.figure(tmp_path / "figure.png", {"a": digits.train, "b": digits.held_out[:7]})
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("kernel", ["linear", "gaussian"])
+def test_a_run_is_judged_to_the_end(tmp_path, kernel, classifier, monkeypatch):
+    monkeypatch.setattr(metrics, "train_digit_classifier", lambda _: classifier)
+    tiny = {"steps": 1, "sample_levels": 1, "sample_steps": 1, "batch": 8, "feature_width": 2}
+    settings = replace(PRESETS["digits"].settings, kernel=kernel, out=str(tmp_path), **tiny)
+    run = train.fit(settings, progress=False)
+    PRESETS["digits"].evaluate(run)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert ("dmmd-a" in scores) == (kernel == "linear")
+    assert np.load(tmp_path / "samples.npz")["dmmd"].shape == (400, 1, 8, 8)
+    assert (tmp_path / "figure.png").exists()

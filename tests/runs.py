@@ -1,0 +1,38 @@
+"""Tiny runs of the training program, for tests."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+from dmmd_kernels import checkpoint, train
+from dmmd_kernels.settings import Settings
+
+TINY = Settings(
+    backend="reference",
+    data_size=200,
+    steps=20,
+    batch=8,
+    levels=3,
+    width_hidden=8,
+    sample_levels=3,
+    sample_steps=2,
+    particles=20,
+    clean=50,
+    samples=40,
+    log_every=5,
+    save_every=5,
+)
+
+
+def fit(folder, *, resume=False, **changes):
+    return train.fit(replace(TINY, out=str(folder), **changes), resume=resume, progress=False)
+
+
+def digest(folder):
+    """The step and the SHA-256 of the tensors of the newest checkpoint: the whole state."""
+    found = checkpoint.find(folder)
+    return found.step, hashlib.sha256((found.path / checkpoint.TENSORS).read_bytes()).hexdigest()
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

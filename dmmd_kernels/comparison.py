@@ -22,9 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import dmmd_kernels as dk
-from dmmd_kernels import data
+from dmmd_kernels import data, metrics
+from dmmd_kernels.data import generator_of
 from dmmd_kernels.diffusion import levels
-from dmmd_kernels.experiment import FRESH, START, Run, generator_of
+from dmmd_kernels.experiment import FRESH, START, Run
 from dmmd_kernels.losses import NoiseConditional
 from dmmd_kernels.sample import adaptive_flow, clean_samples
 
@@ -78,15 +79,10 @@ class Comparison(NamedTuple):
     mmd2: dict[str, np.ndarray]
 
 
-def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'| over all pairs (Székely and Rizzo, 2013)."""
-    return dk.mmd2(x.double(), y.double(), dk.energy(), estimator="biased").item()
-
-
 def score(samples: Tensor, fresh: list[Tensor]) -> Scores:
     """Means over several fresh data sets, all in the coordinates of the data."""
     kernel = dk.gaussian(0.5)
-    distances = [energy_distance(samples, y) for y in fresh]
+    distances = [metrics.energy_distance(samples, y, estimator="biased") for y in fresh]
     gaps = [dk.mmd2(samples, y, kernel).item() for y in fresh]
     inside = data.inside_checkerboard(samples)
     return Scores(math.fsum(distances) / len(fresh), math.fsum(gaps) / len(fresh), inside)

@@ -100,7 +100,7 @@ def digits(seed: int = 0, held_out: float = 0.2) -> Digits:
     images = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 8 - 1
     labels = torch.tensor(raw.target, dtype=torch.int64)
 
-    generator = _generator(seed)
+    generator = generator_of(seed)
     order = torch.randperm(len(labels), generator=generator)
     is_held_out = torch.zeros(len(labels), dtype=torch.bool)
     for digit in range(10):
@@ -119,11 +119,11 @@ def batch_indices(count: int, size: int, *, seed: int, step: int, stream: int = 
     if not 0 < size <= count:
         raise ValueError(f"batch_indices: size must be in 1..count = {count}, got {size}")
     epoch, place = divmod(step, count // size)
-    order = torch.randperm(count, generator=_generator(seed, stream, epoch))
+    order = torch.randperm(count, generator=generator_of(seed, stream, epoch))
     return order[place * size : (place + 1) * size]
 
 
-def _generator(*key: int) -> Generator:
+def generator_of(*key: int) -> Generator:
     """A generator for a tuple of non-negative integers; different tuples, independent numbers."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return Generator().manual_seed(int(state[0] >> np.uint64(1)))

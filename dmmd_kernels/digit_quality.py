@@ -27,8 +27,9 @@ from tqdm import tqdm
 
 from dmmd_kernels import data, metrics
 from dmmd_kernels.approximate import approximate_flow
+from dmmd_kernels.data import generator_of
 from dmmd_kernels.diffusion import levels
-from dmmd_kernels.experiment import FRESH, Run, generator_of
+from dmmd_kernels.experiment import FRESH, Run
 from dmmd_kernels.sample import draw_samples
 
 FLOOR_DRAWS = 8

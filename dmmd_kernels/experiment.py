@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from dmmd_kernels import checkpoint, data
+from dmmd_kernels.data import generator_of
 from dmmd_kernels.diffusion import DiscreteBeta, LinearBeta, Schedule
 from dmmd_kernels.models import ConvFeatures, DeepKernel, IdentityFeatures, MLPFeatures, Width
 from dmmd_kernels.settings import Settings
@@ -50,12 +50,6 @@ class Run:
     @property
     def schedule(self) -> Schedule:
         return make_schedule(self.settings)
-
-
-def generator_of(*key: int) -> Generator:
-    """A CPU generator for a tuple of non-negative integers; different tuples, other numbers."""
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def choose_device(name: str) -> torch.device:

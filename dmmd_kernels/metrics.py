@@ -15,9 +15,13 @@ import dmmd_kernels as dk
 from dmmd_kernels.data import Digits, batch_indices
 
 
-def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'| (Székely and Rizzo, 2013), unbiased: MMD² of -|x - y|."""
-    return dk.mmd2(x.double(), y.double(), dk.energy()).item()
+def energy_distance(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'| (Székely and Rizzo, 2013): MMD² of -|x - y|.
+
+    The biased estimate counts the pairs i = i. It is positive between two samples of the same data,
+    which gives a floor that other values can be divided by.
+    """
+    return dk.mmd2(x.double(), y.double(), dk.energy(), estimator=estimator).item()
 
 
 def fid(x: Tensor, y: Tensor) -> float:

@@ -79,7 +79,9 @@ def potential_grad(
     precision: str = "highest",
 ) -> Tensor:
     if z.dtype in _HALVES:
-        return potential_grad(*_floats(z, x, v, w), kernel, skip_diagonal).to(z.dtype)
+        dtype = z.dtype
+        z, x, v, w = _floats(z, x, v, w)
+        return potential_grad(z, x, v, w, kernel, skip_diagonal).to(dtype)
     g = z.new_empty(*_blocks(z, x, v, w, kernel.params), *z.shape[-2:])
     _call("potential_grad", z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), g)
     return g

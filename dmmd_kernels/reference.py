@@ -103,7 +103,7 @@ def tangents(
     c = torch.zeros_like(kernel.params) if c is None else c
     turn, q_dot = _pair_tangents(z, x, a, b, diff)
 
-    value = slope = slope_dot = 0.0
+    value = slope = slope_dot = torch.zeros_like(q)
     parameters = []
     rows = _components(Mixture(kernel.profiles, c))
     for (psi, lam, s, shape), (_, lam_dot, s_dot, shape_dot) in zip(
@@ -186,7 +186,8 @@ def _components(kernel: Mixture) -> Iterator[tuple[Profile, Tensor, Tensor, Tens
 
 
 def _value(q: Tensor, kernel: Mixture) -> Tensor:
-    return sum(lam * psi.psi(s * q, a) for psi, lam, s, a in _components(kernel))
+    values = [lam * psi.psi(s * q, a) for psi, lam, s, a in _components(kernel)]
+    return sum(values[1:], values[0])
 
 
 def _theta(q: Tensor, component: tuple) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 import dmmd_kernels as dk
 from dmmd_kernels.checkpoint import CheckpointError
-from dmmd_kernels.data import write_grid
+from dmmd_kernels.data import generator_of, write_grid
 from dmmd_kernels.diffusion import levels
-from dmmd_kernels.experiment import CLEAN, START, Run, generator_of, load_run
+from dmmd_kernels.experiment import CLEAN, START, Run, load_run
 from dmmd_kernels.losses import NoiseConditional, witness_slope
 from dmmd_kernels.settings import Settings, SettingsError
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from dmmd_kernels import checkpoint
 from dmmd_kernels.checkpoint import CheckpointError
-from dmmd_kernels.data import batch_indices
+from dmmd_kernels.data import batch_indices, generator_of
 from dmmd_kernels.diffusion import Schedule, random_levels
 from dmmd_kernels.experiment import (
     DATASETS,
@@ -35,7 +35,6 @@ from dmmd_kernels.experiment import (
     Run,
     choose_device,
     copy_tensor,
-    generator_of,
     load_weights,
     make_kernel,
     make_schedule,

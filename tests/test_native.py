@@ -1,4 +1,4 @@
-"""What is particular to the C++ backend: threads, forks, memory, instruction sets, overhead's cause."""
+"""What is particular to the C++ backend: threads, forks, memory, instruction sets."""
 
 import os
 import subprocess

@@ -109,6 +109,14 @@ def test_batches_are_the_blocks_one_by_one(name, kernel):
     torch.testing.assert_close(shared[1, 1], dk.potential(z[1, 1], x[0, 0], w[0, 0], kernel))
 
 
+def test_a_batch_made_by_expanding_is_a_batch():
+    z, x, w = double_problem(4, 6, 3)
+    alone = dk.potential(z, x, w, dk.imq(1.0))
+    for clouds in [(z.expand(5, -1, -1), x), (z, x.expand(5, -1, -1))]:
+        f = dk.potential(*clouds, w, dk.imq(1.0))
+        torch.testing.assert_close(f, alone.expand(5, -1))
+
+
 @each_backend
 def test_right_hand_sides_are_columns(name):
     z, x, _, w = problem(20, 30, 3, p=4)

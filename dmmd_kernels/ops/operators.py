@@ -139,7 +139,8 @@ def _form_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
     u, v, w, params = tensors
     f = _potential_jvp((u, u, w, params), how, u_dot, u_dot, w_dot, params_dot)
     along_v = None if v_dot is None else (v_dot * potential(u, u, w, params, *how)).sum((-2, -1))
-    return _sum(None if f is None else (v * f).sum((-2, -1)), along_v).to(params.dtype)
+    total = _sum(None if f is None else (v * f).sum((-2, -1)), along_v)
+    return None if total is None else total.to(params.dtype)
 
 
 # -- kernel_matrix --------------------------------------------------------------------------------

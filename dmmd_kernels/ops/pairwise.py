@@ -185,6 +185,7 @@ def _unfold(result: Tensor, batch: torch.Size) -> Tensor:
 
 def _linear_moment(x: Tensor, columns: Tensor, lowered: Lowered) -> Tensor:
     """λ Σⱼ xⱼ wⱼ, (…, d, p)"""
+    assert lowered.linear is not None
     return lowered.linear[..., None, None].to(x.dtype) * (x.mT @ columns)
 
 

@@ -88,18 +88,17 @@ class Operator:
         return self._run(*arguments)
 
     def _run(self, *arguments):
-        tensors = _packed(arguments[: self._count])
+        call: list[Any] = _packed(arguments[: self._count])
         profiles, skip_diagonal, precision, backend = arguments[self._count :]
-        mixture = Mixture(profiles, tensors.pop(self._params))
-        tensors.insert(self._params, mixture)
-        z = tensors[0]
+        mixture = call[self._params] = Mixture(profiles, call[self._params])
+        z = call[0]
         function = getattr(pick(backend, z, mixture, precision), self.name)
         if self._has_diagonal:
-            tensors.append(skip_diagonal)
+            call.append(skip_diagonal)
         if not z.is_cuda:
-            return function(*tensors, precision=precision)
+            return function(*call, precision=precision)
         with torch.cuda.device_of(z):  # launch where the data is, not on the current device
-            return function(*tensors, precision=precision)
+            return function(*call, precision=precision)
 
     def _fake(self, *arguments):
         tensors = arguments[: self._count]
@@ -136,14 +135,10 @@ class Operator:
             return result, 0 if self._single else (0,) * len(self._params_dtype)
         size = info.batch_size
         blocks = next(t.shape[-3] for t, has in zip(moved, inner, strict=True) if has)
-        folded = []
-        for t, is_mapped, has in zip(moved, mapped, inner, strict=True):
-            if t is None:
-                folded.append(None)
-                continue
-            t = t if is_mapped else t.unsqueeze(0)
-            t = t if has else t.unsqueeze(1)
-            folded.append(t.expand(size, blocks, *t.shape[2:]).flatten(0, 1))
+        folded = [
+            t if t is None else _fold(t, is_mapped, has, size, blocks)
+            for t, is_mapped, has in zip(moved, mapped, inner, strict=True)
+        ]
         result = self(*folded, *arguments[self._count :])
         unfold = lambda r: r.unflatten(0, (size, blocks))
         if self._single:
@@ -151,7 +146,7 @@ class Operator:
         return tuple(map(unfold, result)), (0,) * len(result)
 
 
-def _functions(operator: Operator) -> tuple[type, type]:
+def _functions(operator: Operator) -> tuple[Any, Any]:
     """The operator as an autograd Function: for eager code, and for functorch and forward mode.
 
     They differ in cost: torch takes four times as long over a separate setup_context.
@@ -199,23 +194,30 @@ def _save(ctx, inputs, output):
 
 def _like(grad: Tensor | None, tensor: Tensor | None, needed: bool) -> Tensor | None:
     """The gradient of a tensor that several blocks share is the sum over the blocks."""
-    if grad is None or not needed:
+    if grad is None or tensor is None or not needed:
         return None
     return grad.sum(0) if grad.ndim > tensor.ndim else grad
 
 
+def _fold(t: Tensor, is_mapped: bool, has_blocks: bool, size: int, blocks: int) -> Tensor:
+    """([size], [blocks], rows, columns) → (size · blocks, rows, columns)"""
+    t = t if is_mapped else t.unsqueeze(0)
+    t = t if has_blocks else t.unsqueeze(1)
+    return t.expand(size, blocks, *t.shape[2:]).flatten(0, 1)
+
+
 def _packed(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Contiguous tensors; blocks that were expanded from one are handed on as that one."""
-    packed = [t if t is None or t.is_contiguous() else _pack(t) for t in tensors]
-    if any(t is not None and t.ndim == 3 for t in tensors) and not any(
-        t is not None and t.ndim == 3 for t in packed
-    ):
-        packed[0] = tensors[0].expand(tensors[0].shape).contiguous()
+    packed = list(tensors)
+    batched = []
+    for place, t in enumerate(tensors):
+        if t is not None and not t.is_contiguous():
+            expanded = t.ndim == 3 and len(t) > 0 and t.stride(0) == 0
+            packed[place] = (t[0] if expanded else t).contiguous()
+            batched += [place] * expanded
+    if batched and all(t is None or t.ndim == 2 for t in packed):  # one must carry the batch
+        packed[batched[0]] = tensors[batched[0]].contiguous()  # type: ignore[union-attr]
     return packed
-
-
-def _pack(t: Tensor) -> Tensor:
-    return (t[0] if t.ndim == 3 and len(t) > 0 and t.stride(0) == 0 else t).contiguous()
 
 
 def _all_plain(tensors: Sequence[Tensor | None]) -> bool:

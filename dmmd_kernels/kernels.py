@@ -94,11 +94,14 @@ class Kernel:
         """The compiled form, for points (…, d); kept for the next call when all are numbers."""
         dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
         key = (points.shape[-1], dtype, points.device)
-        if self.parameters or type(points) not in PLAIN or is_tracing():
+        if self.parameters or torch.compiler.is_compiling() or type(points) not in PLAIN:
             return self._lower(*key)
-        if key not in self._cache:
-            self._cache[key] = self._lower(*key)
-        return self._cache[key]
+        lowered = self._cache.get(key)
+        if lowered is None:
+            lowered = self._lower(*key)
+            if not is_tracing():
+                self._cache[key] = lowered
+        return lowered
 
     def _lower(self, d: int, dtype: torch.dtype, device: torch.device) -> Lowered:
         radial = [t for t in self.terms if not t.profile.startswith(("linear", "polynomial"))]

@@ -5,7 +5,6 @@ torch allocates, C++ fills. Half precision is computed in float32 and rounded on
 
 import os
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,23 +17,29 @@ _DTYPES = (torch.float32, torch.float64, *_HALVES)
 
 
 @cache
-def _library() -> ModuleType | None:
-    """The extension, None where it was not built."""
+def _loaded() -> tuple[Any, str | None]:
+    """The extension and None, or None and why there is none."""
     try:
         from dmmd_kernels import _C
-    except ImportError:
-        return None
+    except ModuleNotFoundError:
+        return None, "the C++ extension was not built; run `pip install -e .` with a C++ compiler"
+    except ImportError as error:
+        return None, f"the C++ extension does not load ({error}); run `pip install -e .` again"
     _C.use_exchange(getattr(torch.Tensor, "__dlpack_c_exchange_api__", None))
     wanted = os.environ.get("DMMD_ISA")
     if wanted and not _C.limit_instruction_set(wanted):
         raise ValueError(f"DMMD_ISA must be one of {_C.instruction_sets()}, got {wanted!r}")
-    return _C
+    return _C, None
+
+
+def _library() -> Any:
+    return _loaded()[0]
 
 
 def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | None:
-    if _library() is None:
-        return "the C++ extension was not built; run `pip install -e .` with a C++ compiler"
-    if z.device.type != "cpu":
+    if reason := _loaded()[1]:
+        return reason
+    if not z.is_cpu:
         return f"it runs on CPU tensors, got {z.device.type}; backend='triton' runs on CUDA ones"
     if z.dtype not in _DTYPES:
         return f"inputs must be float16, bfloat16, float32 or float64, got {z.dtype}"
@@ -65,7 +70,7 @@ def potential(
     if z.dtype in _HALVES:
         return potential(z.float(), x.float(), w.float(), kernel, skip_diagonal).to(z.dtype)
     f = z.new_empty(*_blocks(z, x, w, kernel.params), z.shape[-2], w.shape[-1])
-    _call("potential", z, x, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), f)
+    _library().potential(z, x, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), f)
     return f
 
 
@@ -83,7 +88,7 @@ def potential_grad(
         z, x, v, w = _floats(z, x, v, w)
         return potential_grad(z, x, v, w, kernel, skip_diagonal).to(dtype)
     g = z.new_empty(*_blocks(z, x, v, w, kernel.params), *z.shape[-2:])
-    _call("potential_grad", z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), g)
+    _library().potential_grad(z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), g)
     return g
 
 
@@ -96,7 +101,7 @@ def potential_and_grad(
     blocks = _blocks(z, x, w, kernel.params)
     f = z.new_empty(*blocks, z.shape[-2], 1)
     g = z.new_empty(*blocks, *z.shape[-2:])
-    _call("potential_and_grad", z, x, w, *_how(kernel), torch.get_num_threads(), f, g)
+    _library().potential_and_grad(z, x, w, *_how(kernel), torch.get_num_threads(), f, g)
     return f, g
 
 
@@ -113,7 +118,7 @@ def params_grad(
         z, x, v, w = _floats(z, x, v, w)
     params = kernel.params
     q = params.new_empty(*_blocks(z, x, v, w, params), *params.shape[-2:])
-    _call("params_grad", z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), q)
+    _library().params_grad(z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), q)
     return q
 
 
@@ -139,7 +144,7 @@ def tangents(
     g = z.new_empty(*blocks, *z.shape[-2:])
     q = params.new_empty(*blocks, *params.shape[-2:])
     how = (*_how(kernel), a, b, c, skip_diagonal, torch.get_num_threads())
-    _call("tangents", z, x, v, w, *how, f, g, q)
+    _library().tangents(z, x, v, w, *how, f, g, q)
     return f, g, q
 
 
@@ -147,7 +152,7 @@ def kernel_matrix(z: Tensor, x: Tensor, kernel: Mixture, precision: str = "highe
     if z.dtype in _HALVES:
         return kernel_matrix(z.float(), x.float(), kernel).to(z.dtype)
     k = z.new_empty(*_blocks(z, x, kernel.params), z.shape[-2], x.shape[-2])
-    _call("kernel_matrix", z, x, *_how(kernel), torch.get_num_threads(), k)
+    _library().kernel_matrix(z, x, *_how(kernel), torch.get_num_threads(), k)
     return k
 
 
@@ -162,19 +167,13 @@ def quadratic_form(
     if u.dtype in _HALVES:
         u, v, w = u.float(), v.float(), w.float()
     s = kernel.params.new_empty(*_blocks(u, v, w, kernel.params), 1, 1)
-    _call("quadratic_form", u, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), s)
+    _library().quadratic_form(u, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), s)
     return s[..., 0, 0]
-
-
-def _call(name: str, *args: Any) -> None:
-    getattr(_library(), name)(*args)
 
 
 @cache
 def _parsed(profiles: str) -> Any:
-    library = _library()
-    assert library is not None  # why_not was asked
-    return library.Kernel(profiles)
+    return _library().Kernel(profiles)
 
 
 def _how(kernel: Mixture) -> tuple[Tensor, Any]:

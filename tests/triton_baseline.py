@@ -92,7 +92,8 @@ def compiled(jit_kernel, values: dict, arch: int):
     signature, constants, attributes = {}, {}, {}
     for index, name in enumerate(jit_kernel.arg_names):
         value = values[name]
-        if name in constant or value is None:
+        is_one = name in aligned and isinstance(value, int) and value == 1
+        if name in constant or value is None or is_one:
             signature[name] = "constexpr"
             constants[name] = value
         elif isinstance(value, torch.Tensor):

@@ -4,8 +4,10 @@ Tile sizes are a static table. Nothing is tuned at run time and nothing depends 
 program that has run once never compiles again for other sizes.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 
+import numpy
 import triton
 from torch import Tensor
 
@@ -89,14 +91,21 @@ def run(
         "L": len(kernel.names),
     }
     steps = {f"{name}_step": _step(t) for name, t in pointers.items()}
-    jit_kernel[(count, parts)](
-        **{f"{name}_ptr": t for name, t in pointers.items()},
-        **{name: step for name, step in steps.items() if name in jit_kernel.arg_names},
-        **arguments,
-        **{name: value for name, value in constants.items() if name in jit_kernel.arg_names},
-        num_warps=tile.WARPS,
-        enable_fp_fusion=True,  # differences are followed by one fused multiply-add
-    )
+    with _quiet(jit_kernel):
+        jit_kernel[(count, parts)](
+            **{f"{name}_ptr": t for name, t in pointers.items()},
+            **{name: step for name, step in steps.items() if name in jit_kernel.arg_names},
+            **arguments,
+            **{name: value for name, value in constants.items() if name in jit_kernel.arg_names},
+            num_warps=tile.WARPS,
+            enable_fp_fusion=True,  # differences are followed by one fused multiply-add
+        )
+
+
+def _quiet(jit_kernel) -> AbstractContextManager:
+    """Infinities are no warning on a GPU; Triton's interpreter computes with numpy, which warns."""
+    is_compiled = isinstance(jit_kernel, triton.JITFunction)
+    return nullcontext() if is_compiled else numpy.errstate(all="ignore")
 
 
 def _step(t: Tensor | None) -> int:

@@ -9,6 +9,22 @@ import torch
 from torch import Tensor
 
 
+def fits(z: Tensor, x: Tensor, w: Tensor) -> bool:
+    """Whether z (n, d), x (m, d) and w (m,) pass all checks: the common call, seen quickly."""
+    return (
+        isinstance(z, Tensor)
+        and isinstance(x, Tensor)
+        and isinstance(w, Tensor)
+        and z.ndim == x.ndim == 2
+        and w.ndim == 1
+        and z.shape[1] == x.shape[1]
+        and x.shape[0] == w.shape[0]
+        and z.dtype == x.dtype == w.dtype
+        and z.device == x.device == w.device
+        and z.is_floating_point()
+    )
+
+
 def check_points(op: str, **clouds: Tensor) -> None:
     """All are floating (…, n, d) tensors with one d, one dtype and one device.
 

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel, Lowered, Mixture
 from dmmd_kernels.ops import operators
-from dmmd_kernels.ops.checks import check_points, check_weights, common_batch, one_batch
+from dmmd_kernels.ops.checks import (
+    check_points,
+    check_weights,
+    common_batch,
+    fits,
+    one_batch,
+)
 
 How = tuple[bool, str, str]
 
@@ -79,8 +85,9 @@ def potential(
         TypeError, ValueError: z, x and w do not fit together.
         BackendError: the named backend cannot run the call.
     """
-    check_points("potential", z=z, x=x)
-    check_weights("potential", "w", w, "x", x, columns=True)
+    if not fits(z, x, w):
+        check_points("potential", z=z, x=x)
+        check_weights("potential", "w", w, "x", x, columns=True)
     one_column = w.ndim < x.ndim
     columns = w.unsqueeze(-1) if one_column else w
     lowered = kernel.lower(z)
@@ -118,8 +125,9 @@ def potential_grad(
     Raises:
         TypeError, ValueError, BackendError: as in `potential`.
     """
-    check_points("potential_grad", z=z, x=x)
-    check_weights("potential_grad", "w", w, "x", x, columns=False)
+    if not fits(z, x, w):
+        check_points("potential_grad", z=z, x=x)
+        check_weights("potential_grad", "w", w, "x", x, columns=False)
     w = w.unsqueeze(-1)
     lowered = kernel.lower(z)
     how = (False, precision, backend)
@@ -148,8 +156,9 @@ def potential_and_grad(
     Returns:
         f, (…, n), and g, (…, n, d). Differentiable once more.
     """
-    check_points("potential_and_grad", z=z, x=x)
-    check_weights("potential_and_grad", "w", w, "x", x, columns=False)
+    if not fits(z, x, w):
+        check_points("potential_and_grad", z=z, x=x)
+        check_weights("potential_and_grad", "w", w, "x", x, columns=False)
     w = w.unsqueeze(-1)
     lowered = kernel.lower(z)
     how = (False, precision, backend)
@@ -166,7 +175,11 @@ def potential_and_grad(
 def _sweep(op: str, operator: Callable, tensors: tuple, mixture: Mixture, how: How):
     """Runs an operator on blocks (…, rows, columns), folding the batch dimensions into one."""
     params = mixture.params
-    if params.ndim == 2 and all(t is None or t.ndim == 2 for t in tensors):
+    most = params.ndim
+    for t in tensors:
+        if t is not None and t.ndim > most:
+            most = t.ndim
+    if most == 2:
         return operator(*tensors, params, mixture.profiles, *how)
     names = ("z", "x", "v", "w") if len(tensors) == 4 else ("z", "x", "w")
     named = {name: t for name, t in zip(names, tensors, strict=False) if t is not None}
@@ -205,4 +218,4 @@ def _polynomial_matrix(x: Tensor, y: Tensor, mixture: Mixture) -> Tensor:
 
 
 def _total(parts: list[Tensor]) -> Tensor:
-    return sum(parts[1:], parts[0])
+    return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dmmd_kernels.backend import pick
 from dmmd_kernels.kernels import PLAIN, Mixture
@@ -78,12 +79,17 @@ class Operator:
     def __call__(self, *arguments):
         if torch.compiler.is_compiling():
             return self._op(*arguments)
-        if torch._C._are_functorch_transforms_active() or _forward_level() >= 0:
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return self._transformed.apply(*arguments)
-        tensors = arguments[: self._count]
-        if torch._C._len_torch_dispatch_stack() > 0 or not _all_plain(tensors):
+        needs_grad = False
+        for t in arguments[: self._count]:
+            if t is not None:
+                if type(t) not in PLAIN:
+                    return self._op(*arguments)
+                needs_grad = needs_grad or t.requires_grad
+        if torch._C._len_torch_dispatch_stack() > 0:
             return self._op(*arguments)
-        if torch.is_grad_enabled() and _any_requires_grad(tensors):
+        if needs_grad and torch.is_grad_enabled():
             return self._eager.apply(*arguments)
         return self._run(*arguments)
 
@@ -96,9 +102,9 @@ class Operator:
         if self._has_diagonal:
             call.append(skip_diagonal)
         if not z.is_cuda:
-            return function(*call, precision=precision)
+            return function(*call, precision)
         with torch.cuda.device_of(z):  # launch where the data is, not on the current device
-            return function(*call, precision=precision)
+            return function(*call, precision)
 
     def _fake(self, *arguments):
         tensors = arguments[: self._count]
@@ -218,15 +224,3 @@ def _packed(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     if batched and all(t is None or t.ndim == 2 for t in packed):  # one must carry the batch
         packed[batched[0]] = tensors[batched[0]].contiguous()  # type: ignore[union-attr]
     return packed
-
-
-def _all_plain(tensors: Sequence[Tensor | None]) -> bool:
-    return all(t is None or type(t) in PLAIN for t in tensors)
-
-
-def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
-    return any(t is not None and t.requires_grad for t in tensors)
-
-
-def _forward_level() -> int:
-    return getattr(torch.autograd.forward_ad, "_current_level", -1)

@@ -62,19 +62,20 @@ def mmd2(
         x, y = x.float(), y.float()
         weights_x = None if weights_x is None else weights_x.float()
         weights_y = None if weights_y is None else weights_y.float()
-    v, w = _signed_coefficients(x, y, weights_x, weights_y, estimator)
-    batch = common_batch("mmd2", x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
-    u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
-    lowered = kernel.lower(u)
+    lowered = kernel.lower(x)
+    uniform = weights_x is None and weights_y is None
     skip = estimator == "unbiased"
-    parts = [
-        _sweep("mmd2", operators.quadratic_form, (u, v, w), mixture, (skip, precision, backend))
-        for mixture in lowered.mixtures
-    ]
+    parts = []
+    if lowered.mixtures or not uniform:
+        v, w = _signed_coefficients(x, y, weights_x, weights_y, estimator)
+        batch = common_batch("mmd2", x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
+        u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
+    for mixture in lowered.mixtures:
+        how = (skip, precision, backend)
+        parts.append(_sweep("mmd2", operators.quadratic_form, (u, v, w), mixture, how))
     if lowered.linear is not None:
-        if weights_x is None and weights_y is None:
-            u = u - u.detach().mean(-2, keepdim=True)  # uniform weights do not feel the origin
-        parts.append(lowered.linear * _linear_form(u, v, w, skip))
+        form = _linear_mmd2(x, y, skip) if uniform else _linear_form(u, v, w, skip)
+        parts.append(lowered.linear * form)
     return _total(parts).to(dtype)
 
 
@@ -201,6 +202,25 @@ def _off_diagonal_scale(a: Tensor) -> Tensor:
     """(Σa)² / ((Σa)² - Σa²): n/(n - 1) for uniform weights."""
     mass = a.sum(-1, keepdim=True).square()
     return mass / (mass - a.square().sum(-1, keepdim=True))
+
+
+def _linear_mmd2(x: Tensor, y: Tensor, skip_diagonal: bool) -> Tensor:
+    """|x̄ - ȳ|², less Σ|xᵢ - x̄|²/n(n - 1) and the same of y when unbiased.
+
+    That is the quadratic form for weights 1/n. It does not feel the origin, so it is taken at ȳ,
+    where sums keep their digits.
+    """
+    origin = y.detach().mean(-2, keepdim=True)
+    x, y = x - origin, y - origin
+    mean_x, mean_y = x.mean(-2), y.mean(-2)
+    total = (mean_x - mean_y).square().sum(-1)
+    if not skip_diagonal:
+        return total
+    for cloud, mean in ((x, mean_x), (y, mean_y)):
+        n = cloud.shape[-2]
+        squares = torch.einsum("...nd,...nd->...", cloud, cloud)
+        total = total - (squares / n - mean.square().sum(-1)) / (n - 1)
+    return total
 
 
 def _linear_form(u: Tensor, v: Tensor, w: Tensor, skip_diagonal: bool) -> Tensor:

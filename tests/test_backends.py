@@ -13,8 +13,8 @@ from tests.cases import (
     assert_as_accurate,
     compiled_form,
     each_backend,
+    each_backend_and_shape,
     each_cloud,
-    each_shape,
     problem,
 )
 
@@ -30,8 +30,7 @@ FUNCTIONS = [
 ]
 
 
-@each_backend
-@each_shape
+@each_backend_and_shape
 @pytest.mark.parametrize("kernel", ["gaussian", "energy", "polynomial", "gaussians"])
 @pytest.mark.parametrize("p", [1, 3])
 def test_potential(name, shape, kernel, p):
@@ -39,8 +38,7 @@ def test_potential(name, shape, kernel, p):
     assert_as_accurate("potential", name, (z, x, w), compiled_form(kernel, z))
 
 
-@each_backend
-@each_shape
+@each_backend_and_shape
 @pytest.mark.parametrize("kernel", ["gaussian", "laplace", "polynomial", "gaussians"])
 @pytest.mark.parametrize("p", [1, 3])
 def test_potential_grad(name, shape, kernel, p):
@@ -48,30 +46,26 @@ def test_potential_grad(name, shape, kernel, p):
     assert_as_accurate("potential_grad", name, (z, x, v, w), compiled_form(kernel, z))
 
 
-@each_backend
-@each_shape
+@each_backend_and_shape
 def test_potential_and_grad(name, shape):
     z, x, _, w = problem(*shape)
     assert_as_accurate("potential_and_grad", name, (z, x, w), compiled_form("imq", z))
 
 
-@each_backend
-@each_shape
+@each_backend_and_shape
 def test_kernel_matrix(name, shape):
     z, x, _, _ = problem(*shape)
     assert_as_accurate("kernel_matrix", name, (z, x), compiled_form("rational_quadratic", z))
 
 
-@each_backend
-@each_shape
+@each_backend_and_shape
 @pytest.mark.parametrize("p", [1, 2])
 def test_params_grad(name, shape, p):
     z, x, v, w = problem(*shape, p)
     assert_as_accurate("params_grad", name, (z, x, v, w), compiled_form("rational_quadratic", z))
 
 
-@each_backend
-@each_shape
+@each_backend_and_shape
 @pytest.mark.parametrize("kernel", ["gaussian", "polynomial"])
 @pytest.mark.parametrize("p", [1, 2])
 def test_tangents(name, shape, kernel, p):
@@ -96,7 +90,7 @@ def every_function(name, z, x, v, w, mixture, skip=False):
 @each_backend
 @pytest.mark.parametrize("kernel", ["energy", "energy1.5", "imq", "laplace", "rational_quadratic"])
 def test_every_function_of_every_kernel(name, kernel):
-    z, x, v, w = problem(33, 70, 5)
+    z, x, v, w = problem(33, 22, 5)
     every_function(name, z, x, v, w, compiled_form(kernel, z))
 
 
@@ -104,21 +98,21 @@ def test_every_function_of_every_kernel(name, kernel):
 @each_cloud
 @pytest.mark.parametrize("kernel", ["gaussian", "laplace", "rational_quadratic"])
 def test_hard_clouds(name, clouds, kernel):
-    z, x, v, w = problem(50, 90, 12, clouds=clouds)
+    z, x, v, w = problem(40, 30, 12, clouds=clouds)
     every_function(name, z, x, v, w, compiled_form(kernel, z))
 
 
 @each_backend
 @pytest.mark.parametrize("scale", [1e-4, 1e3])
 def test_tiny_and_huge_scales(name, scale):
-    z, x, v, w = problem(20, 40, 3)
+    z, x, v, w = problem(20, 30, 3)
     every_function(name, z * scale, x * scale, v, w, compiled_form("gaussian", z))
 
 
 @each_backend
 @pytest.mark.parametrize("kernel", ["gaussian", "energy", "polynomial"])
 def test_the_diagonal_counts_for_nothing(name, kernel):
-    z, _, v, w = problem(70, 70, 4, p=2)
+    z, _, v, w = problem(37, 37, 4, p=2)
     every_function(name, z, z.clone(), v, w, compiled_form(kernel, z), skip=True)
     assert_as_accurate("quadratic_form", name, (z, v, v), compiled_form(kernel, z), True)
     assert_as_accurate("quadratic_form", name, (z, v, v), compiled_form(kernel, z), False)
@@ -175,7 +169,7 @@ def test_a_nan_in_the_cloud_poisons_every_row(name):
 
 @each_backend
 def test_inputs_stay_as_they_are_and_runs_repeat_bit_for_bit(name):
-    z, x, v, w = problem(130, 257, 7)
+    z, x, v, w = problem(70, 90, 7)
     kept = [t.clone() for t in (z, x, v, w)]
     mixture = compiled_form("gaussians", z)
     runs = [backend.load(name).potential_grad(z, x, v, w, mixture) for _ in range(3)]
@@ -226,8 +220,8 @@ def test_what_auto_takes_can_be_asked():
 def test_the_clouds_are_hard():
     """The test data hold what they claim, else the accuracy tests check less than they say."""
     z, x = CLOUDS["random"](50, 90, 12)
-    assert (torch.cdist(z, x) == 0).sum() >= 25
-    z, x = CLOUDS["distant"](50, 90, 12)
+    assert (z[:, None] == x).all(-1).sum() == 25
+    z, x = CLOUDS["distant"](40, 30, 12)
     assert x.mean() > 900
-    z, x = CLOUDS["converged"](50, 90, 12)
-    assert torch.cdist(z, x).amin(1).max() < 0.3
+    z, x = CLOUDS["converged"](40, 30, 12)
+    assert (z[:, None] - x).norm(dim=-1).amin(1).max() < 0.3

@@ -39,7 +39,10 @@ PackedMemory<T> pack(const Problem<T>& a, Batched<const T> from, int64_t columns
   const int64_t per_block = product(tiles, columns, pitch);
   PackedMemory<T> result{allocate<T>(product(blocks, per_block)), {}};
   result.packed = {{result.memory.get(), from.stride ? per_block : 0}, columns, pitch};
-  parallel_for(blocks * tiles, threads, [&](int64_t i, int) {
+  // Every parallel loop ends with all threads waiting for one another, which costs more than a
+  // copy.
+  const bool small = double(blocks) * double(per_block) < 1e5;
+  parallel_for(blocks * tiles, small ? 1 : threads, [&](int64_t i, int) {
     const int64_t block = i / tiles, tile = i % tiles;
     pack_tile(from.block(block), a.m, columns, tile * width, width, pitch, is_weight,
               result.memory.get() + block * per_block + tile * columns * pitch);

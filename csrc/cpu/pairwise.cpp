@@ -143,7 +143,8 @@ void run(Sweep<T>& sweep, bool second_order, const Results<T>& to) {
     if (!keeps_sums) finish_rows(sweep, cut, block, row, mine, to);
   });
   if (!keeps_sums) return;
-  parallel_for(a.blocks * cut.row_blocks, threads, [&](int64_t i, int) {
+  const bool small = double(items) * double(cut.sums()) < 1e5;
+  parallel_for(a.blocks * cut.row_blocks, small ? 1 : threads, [&](int64_t i, int) {
     finish_rows(sweep, cut, i / cut.row_blocks, i % cut.row_blocks * cut.rows,
                 sums.get() + i * cut.spans * cut.sums(), to);
   });

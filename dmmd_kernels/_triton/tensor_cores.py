@@ -5,9 +5,9 @@ mean of x and rounded to TF32 beforehand, and the norms are those of the rounded
 error is that of points moved by up to 5e-4 of their distance from the centre. The second product of
 the gradient rounds its coefficients likewise, and their sum is that of the rounded ones.
 
-Relative errors, emulated and not yet measured on a GPU: 2e-5 to 3e-4 in f on independent clouds; 4e-4
-(d = 64) to 8e-4 (d = 16) in g where the clouds nearly coincide, and up to 4e-3 more there by the
-second product. float16 and bfloat16 inputs take the same road, rounded to TF32 after centring.
+Relative errors, emulated, not yet measured on a GPU: 2e-5 to 3e-4 in f on independent clouds;
+4e-4 (d = 64) to 8e-4 (d = 16) in g where the clouds nearly coincide, and up to 4e-3 more there by
+the second product. float16 and bfloat16 inputs take the same road, rounded to TF32 after centring.
 
 One program owns 64 rows of z. Few dimensions, several right-hand sides and polynomials are left to
 pairwise.py, which is more accurate.

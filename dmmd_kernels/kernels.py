@@ -133,6 +133,9 @@ def _table(terms: Sequence[Term], d: int, dtype: torch.dtype, device: torch.devi
     rows = [(t.weight, 1 / max(d, 1) if t.scale is None else t.scale, t.shape) for t in terms]
     values = [value for row in rows for value in row]
     if not any(isinstance(value, Tensor) for value in values):
+        if max(values) > torch.finfo(dtype).max:
+            kernel = " + ".join(map(str, terms))
+            raise ValueError(f"{kernel}: 1/σ² must fit in {dtype}; rescale points and widths")
         return torch.tensor(rows, dtype=dtype, device=device)
     columns = [torch.as_tensor(value, dtype=dtype, device=device) for value in values]
     table = torch.stack(torch.broadcast_tensors(*columns), -1)

@@ -204,6 +204,11 @@ def test_errors_say_what_must_hold_and_what_came():
         (lambda: dk.polynomial(0), ValueError, "degree must be a whole number"),
         (lambda: dk.mixture([]), ValueError, "at least one kernel"),
         (lambda: dk.mixture([k], [1.0, 2.0]), ValueError, "one entry per kernel, 1, got 2"),
+        (
+            lambda: dk.potential(z, x, w, dk.gaussian(1e-30)),
+            ValueError,
+            "must fit in torch.float32",
+        ),
         (lambda: -1.0 * k, ValueError, "the factor must be a positive"),
     ]:
         with pytest.raises(error, match=message):

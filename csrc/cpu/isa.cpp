@@ -16,12 +16,14 @@ struct Choice {
 
 // Best first.
 const Choice kChoices[] = {
-#ifdef DMMD_X86
+#ifdef DMMD_AVX512
     {&avx512::floats, &avx512::doubles,
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
      }},
+#endif
+#ifdef DMMD_AVX2
     {&avx2::floats, &avx2::doubles,
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif

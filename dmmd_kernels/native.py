@@ -20,7 +20,7 @@ _DTYPES = (torch.float32, torch.float64, *_HALVES)
 def _loaded() -> tuple[Any, str | None]:
     """The extension and None, or None and why there is none."""
     try:
-        from dmmd_kernels import _C
+        import dmmd_kernels._C as _C  # so that its absence is a ModuleNotFoundError
     except ModuleNotFoundError:
         return None, "the C++ extension was not built; run `pip install -e .` with a C++ compiler"
     except ImportError as error:

@@ -217,8 +217,8 @@ def _linear_mmd2(x: Tensor, y: Tensor, skip_diagonal: bool) -> Tensor:
     if not skip_diagonal:
         return total
     for cloud, mean in ((x, mean_x), (y, mean_y)):
-        n = cloud.shape[-2]
-        squares = torch.einsum("...nd,...nd->...", cloud, cloud)
+        n, flat = cloud.shape[-2], cloud.flatten(-2)
+        squares = torch.linalg.vecdot(flat, flat)
         total = total - (squares / n - mean.square().sum(-1)) / (n - 1)
     return total
 

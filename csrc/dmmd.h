@@ -82,9 +82,10 @@ void tangents(const Problem<T>& problem, const Direction<T>& direction, T* f, T*
 template <class T>
 void kernel_matrix(const Problem<T>& problem, T* k);
 
-/// s = sum_ij c_ij K_ij for x = z and symmetric c: the caller sets z, v, w, n, not x and m.
+/// s = sum_ij c_ij K_ij for x = z and symmetric c: the caller sets z, v, w, n, not x and m. Unless
+/// null, also its gradients g in z (n, d) and q in the parameters (L, 3), all in one sweep.
 template <class T>
-void quadratic_form(const Problem<T>& problem, T* s);
+void quadratic_form(const Problem<T>& problem, T* s, T* g = nullptr, T* q = nullptr);
 
 /// The instruction set in use, the ones this library holds (best first, separated by commas), and
 /// what runs its threads.

@@ -167,7 +167,9 @@ def quadratic_form(
     if u.dtype in _HALVES:
         u, v, w = u.float(), v.float(), w.float()
     s = kernel.params.new_empty(*_blocks(u, v, w, kernel.params), 1, 1)
-    _library().quadratic_form(u, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), s)
+    _library().quadratic_form(
+        u, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), s, None, None
+    )
     return s[..., 0, 0]
 
 

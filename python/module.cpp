@@ -134,10 +134,11 @@ void kernel_matrix(Tensor z, Tensor x, Tensor params, const Kernel& kernel, int 
 }
 
 void quadratic_form(Tensor u, Tensor v, Tensor w, Tensor params, const Kernel& kernel, bool skip,
-                    int threads, Tensor s) {
+                    int threads, Tensor s, Tensor g, Tensor q) {
   with_dtype(u, [&](auto one) {
     using T = decltype(one);
-    dmmd::cpu::quadratic_form(problem<T>(u, u, v, w, params, kernel, skip, threads), data<T>(s));
+    dmmd::cpu::quadratic_form(problem<T>(u, u, v, w, params, kernel, skip, threads), data<T>(s),
+                              data<T>(g), data<T>(q));
   });
 }
 

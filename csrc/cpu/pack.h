@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "memory.h"
 #include "sweep.h"
@@ -9,16 +11,69 @@
 
 namespace dmmd::cpu {
 
-/// Column j of the tile from row j of the array; beyond m the last row, or zeros for weights.
+/// What a tile holds: `width` rows of the array, or fewer at its end.
+struct Tiling {
+  int64_t m, columns, width;
+
+  int64_t tiles() const { return (m + width - 1) / width; }
+};
+
+/// Lane j of the tile is row `first` + j of the array; beyond m the last row, or zeros for weights.
 template <class T>
-void pack_tile(const T* from, int64_t m, int64_t columns, int64_t first, int64_t width,
-               int64_t pitch, bool is_weight, T* to) {
-  const int64_t count = std::min(width, m - first);
-  for (int64_t j = 0; j < count; ++j)
-    for (int64_t k = 0; k < columns; ++k) to[k * pitch + j] = from[(first + j) * columns + k];
-  for (int64_t k = 0; k < columns; ++k)
-    for (int64_t j = count; j < width; ++j)
-      to[k * pitch + j] = is_weight ? T(0) : to[k * pitch + count - 1];
+void pack_columns(Tiling a, const T* from, const T* centre, int64_t first, bool is_weight, T* to) {
+  constexpr int64_t P = kLanes<T>;
+  const int64_t count = std::min(a.width, a.m - first);
+  for (int64_t j = 0; j < a.width; ++j) {
+    T* lane = to + j / P * P * a.columns + j % P;
+    const T* row = from + (first + std::min(j, count - 1)) * a.columns;
+    if (j >= count && is_weight) {
+      for (int64_t k = 0; k < a.columns; ++k) lane[k * P] = T(0);
+    } else if (centre) {
+      for (int64_t k = 0; k < a.columns; ++k) lane[k * P] = row[k] - centre[k];
+    } else {
+      for (int64_t k = 0; k < a.columns; ++k) lane[k * P] = row[k];
+    }
+  }
+}
+
+/// Lane k of the tile is column k of the array, entry j its row `first` + j; zeros beyond both.
+template <class T>
+void pack_rows(Tiling a, const T* from, const T* centre, int64_t first, T* to) {
+  constexpr int64_t P = kLanes<T>;
+  const int64_t count = std::min(a.width, a.m - first);
+  for (int64_t k0 = 0; k0 < a.columns; k0 += P) {
+    const int64_t lanes = std::min(P, a.columns - k0);
+    for (int64_t j = 0; j < a.width; ++j, to += P) {
+      const T* row = from + (first + j) * a.columns + k0;
+      const int64_t filled = j < count ? lanes : 0;
+      for (int64_t k = 0; k < filled; ++k) to[k] = centre ? row[k] - centre[k0 + k] : row[k];
+      for (int64_t k = filled; k < P; ++k) to[k] = T(0);
+    }
+  }
+}
+
+/// |x|^2 / 2, NaN where that is not finite: pairs of such points are treated as near.
+template <class T>
+T half_square(const T* row, int64_t d) {
+  double even = 0, odd = 0;
+  for (int64_t k = 0; k + 1 < d; k += 2) {
+    even += double(row[k]) * double(row[k]);
+    odd += double(row[k + 1]) * double(row[k + 1]);
+  }
+  if (d % 2) even += double(row[d - 1]) * double(row[d - 1]);
+  const T half = T(0.5 * (even + odd));
+  return std::isfinite(half) ? half : std::numeric_limits<T>::quiet_NaN();
+}
+
+/// Half the squares of the centred rows of a tile.
+template <class T>
+void pack_half_squares(Tiling a, const T* from, const T* centre, int64_t first, T* to) {
+  const auto row = allocate<T>(a.columns);
+  for (int64_t j = 0; j < a.width; ++j) {
+    const T* at = from + std::min(first + j, a.m - 1) * a.columns;
+    for (int64_t k = 0; k < a.columns; ++k) row[k] = centre ? at[k] - centre[k] : at[k];
+    to[j] = half_square(row.get(), a.columns);
+  }
 }
 
 template <class T>
@@ -27,25 +82,21 @@ struct PackedMemory {
   Packed<T> packed;
 };
 
-/// Packs every block of an array once, however many blocks share it.
-template <class T>
-PackedMemory<T> pack(const Problem<T>& a, Batched<const T> from, int64_t columns, int64_t width,
-                     bool is_weight, int threads) {
-  // An odd number of cache lines, so that a column of a tile spreads over all sets of the L1.
-  const int64_t line = 64 / int64_t(sizeof(T));
-  const int64_t pitch = width + line;
-  const int64_t tiles = (a.m + width - 1) / width;
-  const int64_t blocks = from.stride ? a.blocks : 1;
-  const int64_t per_block = product(tiles, columns, pitch);
+/// Packs every block of an array once, however many blocks share it, by
+/// pack_tile(rows of the block, index of the block, first row, tile).
+template <class T, class PackTile>
+PackedMemory<T> pack(const Problem<T>& a, bool is_batched, Tiling tiling, int64_t inner,
+                     int64_t lanes, int threads, PackTile pack_tile) {
+  const int64_t blocks = is_batched ? a.blocks : 1;
+  const int64_t per_block = product(tiling.tiles(), inner, lanes);
   PackedMemory<T> result{allocate<T>(product(blocks, per_block)), {}};
-  result.packed = {{result.memory.get(), from.stride ? per_block : 0}, columns, pitch};
+  result.packed = {{result.memory.get(), is_batched ? per_block : 0}, inner, lanes};
   // Every parallel loop ends with all threads waiting for one another, which costs more than a
   // copy.
   const bool small = double(blocks) * double(per_block) < 1e5;
-  parallel_for(blocks * tiles, small ? 1 : threads, [&](int64_t i, int) {
-    const int64_t block = i / tiles, tile = i % tiles;
-    pack_tile(from.block(block), a.m, columns, tile * width, width, pitch, is_weight,
-              result.memory.get() + block * per_block + tile * columns * pitch);
+  parallel_for(blocks * tiling.tiles(), small ? 1 : threads, [&](int64_t i, int) {
+    const int64_t block = i / tiling.tiles(), tile = i % tiling.tiles();
+    pack_tile(block, tile * tiling.width, result.packed.tile(block, tile));
   });
   return result;
 }

@@ -3,52 +3,45 @@
 // in the order of the items, so results are bitwise equal for any number of threads.
 #include <algorithm>
 
-#include "memory.h"
-#include "pack.h"
-#include "sweep.h"
-#include "threads.h"
+#include "workspace.h"
 
 namespace dmmd::cpu {
 namespace {
 
-// Pairs times coordinates that are not worth a second thread.
-constexpr double kSmall = 3e4;
 // Work items that a problem of few rows is cut into, tile by tile.
 constexpr int64_t kItems = 16;
+
 /// Where results go; what is absent is not asked for.
 template <class T>
 struct Results {
-  T *f = nullptr, *g = nullptr, *q = nullptr, *form = nullptr;
+  T *f = nullptr, *g = nullptr, *q = nullptr;
 };
 
 /// How a problem is cut, and how many doubles of sums each item fills.
 struct Cut {
   int64_t rows, row_blocks, tiles, spans, tiles_per_span;
-  int64_t f, g, q, form;  // doubles
+  int64_t f, g, q;  // doubles
 
   int64_t items(int64_t blocks) const { return product(blocks, row_blocks, spans); }
-  int64_t sums() const { return f + g + q + form; }
+  int64_t sums() const { return f + g + q; }
 };
 
 template <class T>
 Cut cut(const Sweep<T>& sweep, bool second_order) {
   const Problem<T>& a = sweep.problem;
   Cut cut;
-  // Fewer rows when they are long: an item's sums take rows x d doubles.
-  cut.rows = std::clamp<int64_t>(round_up((int64_t(1) << 18) / std::max<int64_t>(a.d, 1), 32), 32,
-                                 kRowsPerItem);
+  cut.rows = sweep.regime.rows;
   cut.row_blocks = (a.n + cut.rows - 1) / cut.rows;
   cut.tiles = (a.m + sweep.width - 1) / sweep.width;
   const int64_t items = std::max<int64_t>(a.blocks * cut.row_blocks, 1);
-  cut.spans = sweep.want & (kForm | kMatrix) ? 1
-                                             : std::clamp<int64_t>((kItems + items - 1) / items, 1,
-                                                                   std::max<int64_t>(cut.tiles, 1));
+  cut.spans = sweep.want & kMatrix ? 1
+                                   : std::clamp<int64_t>((kItems + items - 1) / items, 1,
+                                                         std::max<int64_t>(cut.tiles, 1));
   cut.tiles_per_span = (cut.tiles + cut.spans - 1) / cut.spans;
   const int64_t rows = round_up(std::min(cut.rows, a.n), kGroup);
   cut.f = sweep.want & kPotential || second_order ? product(rows, a.p) : 0;
   cut.g = sweep.want & kGradient || second_order ? product(rows, a.d) : 0;
   cut.q = sweep.want & kParams || second_order ? 3 * a.components : 0;
-  cut.form = sweep.want & kForm ? 1 : 0;
   return cut;
 }
 
@@ -81,12 +74,11 @@ void finish_blocks(const Sweep<T>& sweep, const Cut& cut, const double* sums,
                    const Results<T>& to) {
   const int64_t per_block = cut.row_blocks * cut.spans;
   for (int64_t block = 0; block < sweep.problem.blocks; ++block) {
-    for (int64_t e = 0; e < cut.q + cut.form; ++e) {
+    for (int64_t e = 0; e < cut.q; ++e) {
       double s = 0;
       for (int64_t i = 0; i < per_block; ++i)
         s += sums[(block * per_block + i) * cut.sums() + cut.f + cut.g + e];
-      if (e < cut.q && to.q) to.q[block * cut.q + e] = T(s);
-      if (e >= cut.q) to.form[block] = T(2 * s);
+      to.q[block * cut.q + e] = T(s);
     }
   }
 }
@@ -94,29 +86,16 @@ void finish_blocks(const Sweep<T>& sweep, const Cut& cut, const double* sums,
 template <class T>
 void run(Sweep<T>& sweep, bool second_order, const Results<T>& to) {
   const Problem<T>& a = sweep.problem;
-  const double work = double(a.blocks) * a.n * a.m * (a.d + a.p + 8.0 * a.components);
-  const int threads = work < kSmall ? 1 : std::max(1, a.threads);
-
-  const int64_t panel = kPanel / int64_t(sizeof(T));
-  sweep.width = std::clamp<int64_t>(round_up(a.m, panel), panel, kTile / int64_t(sizeof(T)));
-  sweep.strip = a.d <= kSmallD ? kMinStrip : kMaxStrip;
-  const auto x = pack(a, a.x, a.d, sweep.width, false, threads);
-  const auto w = pack(a, a.w, a.w ? a.p : 0, sweep.width, true, threads);
-  const auto xt =
-      pack(a, sweep.direction.x, sweep.direction.x ? a.d : 0, sweep.width, true, threads);
-  sweep.x = x.packed;
-  sweep.w = w.packed;
-  sweep.xt = xt.packed;
+  const int threads = worthwhile_threads(a, double(a.n) * double(a.m));
+  const PackedSweep<T> packed(sweep, second_order, threads);
 
   const Cut cut = cpu::cut(sweep, second_order);
   // With one item for each block of rows, and nothing to add up over blocks, an item's sums are
   // read at once and one buffer per thread serves them all.
-  const bool keeps_sums = cut.spans > 1 || cut.q + cut.form;
+  const bool keeps_sums = cut.spans > 1 || cut.q;
   const int64_t items = cut.items(a.blocks);
   const auto sums = allocate<double>(product(keeps_sums ? items : threads, cut.sums()));
-  const int64_t scratch = kStripBuffers * sweep.strip * sweep.x.pitch;
-  const int64_t zeros = second_order ? std::max(a.d, sweep.x.pitch) : 0;
-  const auto memory = allocate<T>(product(threads, scratch + zeros));
+  const ScratchMemory<T> scratch(sweep, std::min(cut.rows, a.n), second_order, threads);
   const auto sweep_item = second_order ? isa<T>().second_order : isa<T>().first_order;
 
   parallel_for(items, threads, [&](int64_t i, int worker) {
@@ -124,21 +103,19 @@ void run(Sweep<T>& sweep, bool second_order, const Results<T>& to) {
     const int64_t row = i / cut.spans % cut.row_blocks * cut.rows;
     const int64_t tile = std::min(i % cut.spans * cut.tiles_per_span, cut.tiles);
     double* mine = sums.get() + (keeps_sums ? i : worker) * cut.sums();
-    T* scratch_of = memory.get() + worker * (scratch + zeros);
     std::fill_n(mine, cut.sums(), 0.0);
-    std::fill_n(scratch_of + scratch, zeros, T(0));
     const Item<T> item = {
         .block = block,
         .row = row,
         .row_end = std::min(row + cut.rows, a.n),
-        .tile = sweep.want & kForm ? row / sweep.width : tile,
+        .tile = tile,
         .tile_end = std::min(tile + cut.tiles_per_span, cut.tiles),
         .f = mine,
         .g = mine + cut.f,
         .q = mine + cut.f + cut.g,
-        .form = mine + cut.f + cut.g + cut.q,
-        .scratch = scratch_of,
+        .scratch = scratch.of(worker),
     };
+    prepare_rows(sweep, item);
     sweep_item(sweep, item);
     if (!keeps_sums) finish_rows(sweep, cut, block, row, mine, to);
   });
@@ -153,9 +130,7 @@ void run(Sweep<T>& sweep, bool second_order, const Results<T>& to) {
 
 template <class T>
 void run(const Problem<T>& problem, int want, const Results<T>& to, T* matrix = nullptr) {
-  Sweep<T> sweep;
-  sweep.problem = problem;
-  sweep.want = want;
+  Sweep<T> sweep = sweep_of(problem, want);
   sweep.matrix = matrix;
   run(sweep, false, to);
 }
@@ -188,17 +163,8 @@ void kernel_matrix(const Problem<T>& problem, T* k) {
 }
 
 template <class T>
-void quadratic_form(const Problem<T>& problem, T* s) {
-  Problem<T> a = problem;
-  a.x = a.z;
-  a.m = a.n;
-  run(a, kForm, {.form = s});
-}
-
-template <class T>
 void tangents(const Problem<T>& problem, const Direction<T>& direction, T* f, T* g, T* q) {
-  Sweep<T> sweep;
-  sweep.problem = problem;
+  Sweep<T> sweep = sweep_of(problem, 0);
   sweep.direction = direction;
   run(sweep, true, {.f = f, .g = g, .q = q});
 }
@@ -209,7 +175,6 @@ void tangents(const Problem<T>& problem, const Direction<T>& direction, T* f, T*
   template void potential_and_grad(const Problem<T>&, T*, T*); \
   template void params_grad(const Problem<T>&, T*);            \
   template void kernel_matrix(const Problem<T>&, T*);          \
-  template void quadratic_form(const Problem<T>&, T*);         \
   template void tangents(const Problem<T>&, const Direction<T>&, T*, T*, T*);
 DMMD_INSTANTIATE(float)
 DMMD_INSTANTIATE(double)

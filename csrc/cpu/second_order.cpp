@@ -1,6 +1,4 @@
 // tangents of one work item: the derivatives of f, g and q along a direction.
-#include "../profile.h"
-#include "math.h"
 #include "strip.h"
 
 namespace dmmd::cpu::DMMD_ISA {
@@ -66,7 +64,7 @@ void add_one(const Strip<T>& strip, const Pairs<T>& pairs, int64_t l, double* q)
       by_shape = by_shape + weight * (lambda_t * k.a +
                                       lambda * (st * k.da + scale_t * qj * k.da + shape_t * k.aa));
     }
-    const double v = strip.problem().p == 1 ? strip.v(r) : 1.0;
+    const double v = strip.v(r);
     q[3 * l] += v * sum(by_lambda);
     q[3 * l + 1] += v * sum(by_scale);
     q[3 * l + 2] += v * sum(by_shape);
@@ -145,7 +143,7 @@ void sweep_strip(Strip<T>& strip) {
 template <class T>
 void second_order(const Sweep<T>& sweep, const Item<T>& item) {
   for (int64_t tile = item.tile; tile < item.tile_end; ++tile) {
-    for (int64_t row = item.row; row < item.row_end; row += sweep.strip) {
+    for (int64_t row = item.row; row < item.row_end; row += sweep.regime.strip) {
       Strip<T> strip(sweep, item, tile, row);
       sweep_strip(strip);
     }

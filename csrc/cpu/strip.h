@@ -1,10 +1,19 @@
 // A strip: some rows of an item against one tile. Holds what first and second order share, the
 // distances q and the coefficients c of its pairs.
+//
+// Distances come from differences, or, in many dimensions, from |z|^2 + |x|^2 - 2 z.x by a matrix
+// product of centred points. Rounding makes that wrong by eps (|z|^2 + |x|^2), which is too much
+// where the pair is near, so the distances of near pairs are made again from differences.
 #pragma once
 
+#include "component.h"
+#include "products.h"
 #include "tile.h"
 
 namespace dmmd::cpu::DMMD_ISA {
+
+// A pair is near when |z - x|^2 < kNear (|z|^2 + |x|^2), both centred.
+constexpr double kNear = 0.25;
 
 template <class T>
 struct Strip {
@@ -13,39 +22,61 @@ struct Strip {
   int64_t tile, row, rows;    // the first row is `row` of the block
   int64_t begin, end, pitch;  // columns of the tile that are swept
   int64_t first;              // the column of the block where the tile starts
+  int64_t near_pairs = 0;     // listed in item.scratch.near as row * pitch + column
   T* q;                       // rows x pitch
-  const T* c = nullptr;       // c_ij without v_i when p = 1
+  const T* c = nullptr;       // c_ij, without v_i unless c_is_whole
   int64_t c_pitch = 0;
+  bool c_is_whole = false;
 
   Strip(const Sweep<T>& sweep, const Item<T>& item, int64_t tile, int64_t row)
       : sweep(sweep), item(item), tile(tile), row(row), begin(0), end(sweep.width) {
-    rows = item.row_end - row < sweep.strip ? item.row_end - row : sweep.strip;
-    pitch = sweep.x.pitch;
+    rows = item.row_end - row < sweep.regime.strip ? item.row_end - row : sweep.regime.strip;
+    pitch = sweep.width;
     first = tile * sweep.width;
     q = buffer(0);
-    if ((sweep.want & kForm) && item.row > first) begin = item.row - first;
   }
 
   const Problem<T>& problem() const { return sweep.problem; }
   bool radial() const { return problem().kernel[0].profile != Profile::polynomial; }
-  T* buffer(int64_t i) const { return item.scratch + i * sweep.strip * pitch; }
-  const T* zeros() const { return buffer(kStripBuffers); }
+  bool by_products() const { return sweep.regime.method == Method::products; }
+  T* buffer(int64_t i) const { return item.scratch.pairs + i * sweep.regime.strip * pitch; }
+  const T* zeros() const { return item.scratch.zeros; }
   const T* params() const { return problem().params.block(item.block); }
+
+  Parameters<T> parameters(int64_t l) const {
+    const T* at = params() + 3 * l;
+    return {at[0], at[1], at[2], problem().kernel[l].degree};
+  }
 
   /// Rows of an array (n, columns) of the block, beginning with those of the strip.
   Rows<T> rows_of(Batched<const T> array, int64_t columns) const {
     return {array.block(item.block) + row * columns, columns};
   }
   Columns<T> columns_of(const Packed<T>& packed) const {
-    return {packed.tile(item.block, tile), pitch, begin, end};
+    return {packed.tile(item.block, tile), packed.inner, begin, end};
   }
-  Rows<T> z() const { return rows_of(problem().z, problem().d); }
+  Rows<T> z() const {
+    if (!by_products()) return rows_of(problem().z, problem().d);
+    return {item.scratch.z + (row - item.row) * item.scratch.z_pitch, item.scratch.z_pitch};
+  }
   Columns<T> x() const { return columns_of(sweep.x); }
   Columns<T> w() const { return columns_of(sweep.w); }
 
-  /// v_i of a row of the strip, for p = 1.
+  /// The points as they were given, of a row and a column of the strip.
+  const T* z_at(int64_t r) const { return problem().z.block(item.block) + (row + r) * problem().d; }
+  const T* x_at(int64_t j) const {
+    const int64_t last = problem().m - 1, column = first + j < last ? first + j : last;
+    return problem().x.block(item.block) + column * problem().d;
+  }
+
+  /// Where the sums of a row of the strip are kept until `flush`.
+  T* sums(int64_t r) const {
+    return item.scratch.sums + (row - item.row + r) * item.scratch.sums_pitch;
+  }
+
+  /// What c lacks in a row of the strip.
   double v(int64_t r) const {
-    return problem().v ? double(problem().v.block(item.block)[row + r]) : 1.0;
+    return problem().v && !c_is_whole ? double(problem().v.block(item.block)[row + r]) : 1.0;
   }
 
   template <class Term>
@@ -53,11 +84,17 @@ struct Strip {
     sum_coordinates(term, rows, d, begin, end, pitch, to, add);
   }
 
-  void measure() const {
-    if (radial()) {
-      sum(SquaredDifference<T>{z(), x()}, problem().d, q);
+  void measure() {
+    const int64_t d = problem().d;
+    if (by_products()) {
+      const Left<T> left{z().data, z().pitch, 1};
+      const Right<T> right{sweep.x.tile(item.block, tile), kLanes<T> * d, kLanes<T>};
+      multiply(left, right, rows, d, end, q, pitch, false);
+      if (radial()) distances_of_products();
+    } else if (radial()) {
+      sum(SquaredDifference<T>{z(), x()}, d, q);
     } else {
-      sum(Product<T>{z(), x()}, problem().d, q);
+      sum(Product<T>{z(), x()}, d, q);
     }
   }
 
@@ -68,15 +105,15 @@ struct Strip {
     if (p != 1 && !needs_pairs) return clear_skipped(q);
     if (p == 1) {
       c = w().data;
-      if (!crosses_diagonal() && !crosses_triangle()) return;
+      if (!crosses_diagonal()) return;
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t j = begin; j < end; ++j) own[r * pitch + j] = c[j];
     } else {
       sum(Product<T>{rows_of(problem().v, p), w()}, p, own);
+      c_is_whole = true;
     }
     c = own;
     c_pitch = pitch;
-    if (sweep.want & kForm) halve_triangle(own);
     clear_skipped(own);
     clear_skipped(q);
   }
@@ -90,20 +127,31 @@ struct Strip {
     }
   }
 
- private:
   bool crosses_diagonal() const {
     return problem().skip_diagonal && row < first + end && row + rows > first + begin;
   }
 
-  bool crosses_triangle() const { return sweep.want & kForm && row + rows > first + begin; }
-
-  // Below the diagonal 0, on it 1/2: the other half of a symmetric sum, twice, is the whole.
-  void halve_triangle(T* pairs) const {
+ private:
+  /// q = |z|^2 + |x|^2 - 2 q, and from differences where the pair is near.
+  void distances_of_products() {
+    using V = Vec<T>;
+    const T* half_z = item.scratch.half_square + (row - item.row);
+    const T* half_x = sweep.half_square.tile(item.block, tile);
+    int32_t* near = item.scratch.near;
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t diagonal = row + r - first;
-      for (int64_t j = begin; j < end && j < diagonal; ++j) pairs[r * pitch + j] = T(0);
-      if (diagonal >= begin && diagonal < end) pairs[r * pitch + diagonal] *= T(0.5);
+      const V half(half_z[r]);
+      for (int64_t j = begin; j < end; j += V::size) {
+        T* at = q + r * pitch + j;
+        const V halves = half + V::load(half_x + j), product = V::load(at), rest = halves - product;
+        (rest + rest).store(at);
+        // Written so that NaN is near: from differences it means what it means everywhere.
+        uint32_t lanes = lanes_of(~(V(kNear) * halves < rest));
+        for (; lanes; lanes &= lanes - 1)
+          near[near_pairs++] = int32_t(r * pitch + j + __builtin_ctz(lanes));
+      }
     }
+    for (int64_t i = 0; i < near_pairs; ++i)
+      q[near[i]] = square_distance(z_at(near[i] / pitch), x_at(near[i] % pitch), problem().d);
   }
 };
 

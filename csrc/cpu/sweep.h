@@ -1,9 +1,9 @@
 // What the driver (pairwise.cpp) hands to the sweep, which is compiled once per instruction set.
 //
-// Columns x are packed into tiles, coordinate by coordinate: lanes run over columns. A work item is
-// a few rows of one block against a range of tiles; it fills sums of its own in double, so that the
-// partition alone, and not the threads, decides every rounding. Columns beyond m repeat the last
-// one *with weight zero*, so they add nothing and need no other mask.
+// Columns x are packed into tiles, whose lanes run over columns. A work item is a few rows of one
+// block against a range of tiles; it fills sums of its own in double, so that the partition alone,
+// and not the threads, decides every rounding. Columns beyond m repeat the last one *with weight
+// zero*, so they add nothing and need no other mask.
 #pragma once
 
 #include <cstdint>
@@ -12,48 +12,101 @@
 
 namespace dmmd::cpu {
 
-constexpr int kGroup = 4;    // rows swept together
-constexpr int kPanel = 128;  // bytes; widths of tiles are multiples of it
-constexpr int kTile = 1024;  // bytes; columns of a tile
-constexpr int64_t kRowsPerItem = 64;
+constexpr int kGroup = 4;    // rows whose sums lie interleaved
+constexpr int kPanel = 128;  // bytes; lanes of a panel, and what widths of tiles are multiples of
+constexpr int64_t kMaxStrip = 48;
 
-// Rows whose pairs are held at once: few, so that the pairs stay in the L1 beside a tile of up to
-// kSmallD coordinates; many, so that a slice of a larger tile is used often once it is there.
-constexpr int64_t kMinStrip = 8, kMaxStrip = 32, kSmallD = 32;
+template <class T>
+constexpr int64_t kLanes = kPanel / int64_t(sizeof(T));
 
-/// Coordinate k of column j of tile i: data.block(b)[(i * coordinates + k) * pitch + j].
+/// How distances and gradients are made, by the dimension of the points.
+enum class Method {
+  registers,    // differences; a pair lives in registers from its points to its sums
+  differences,  // differences; the pairs of a strip of rows lie in the L1
+  products,     // z.x and s x by matrix products of centred points; near pairs by differences
+};
+
+struct Regime {
+  int64_t most_d;
+  Method method;
+  int64_t strip;  // rows whose pairs are held at once
+  int64_t width;  // bytes of a row of a tile
+  int64_t rows;   // of an item
+};
+
+constexpr Regime kRegimes[] = {
+    {3, Method::registers, 8, 768, 96},
+    {8, Method::differences, 8, 768, 96},
+    {1024, Method::products, 48, 384, 96},
+    {INT64_MAX, Method::products, 48, 384, 48},
+};
+
+constexpr const Regime& regime_of(int64_t d) {
+  int i = 0;
+  while (d > kRegimes[i].most_d) ++i;
+  return kRegimes[i];
+}
+
+/// Tiles of panels: entry k of lane l of tile i is
+///     data[i * inner * lanes + l / kLanes * kLanes * inner + k * kLanes + l % kLanes]
 template <class T>
 struct Packed {
   Batched<T> array;
-  int64_t coordinates = 0;
-  int64_t pitch = 0;
+  int64_t inner = 0, lanes = 0;
 
-  const T* tile(int64_t block, int64_t i) const {
-    return array.block(block) + i * coordinates * pitch;
-  }
+  T* tile(int64_t block, int64_t i) const { return array.block(block) + i * inner * lanes; }
 };
 
-enum Want : int { kPotential = 1, kGradient = 2, kParams = 4, kMatrix = 8, kForm = 16 };
+enum Want : int { kPotential = 1, kGradient = 2, kParams = 4, kMatrix = 8 };
 
 template <class T>
 struct Sweep {
   Problem<T> problem;
   Direction<T> direction;
   int want = 0;
-  Packed<T> x, w, xt;  // points, weights, tangents of the points
-  int64_t width = 0;   // columns of a tile, padded
-  int64_t strip = 0;   // rows of an item whose pairs are held at once, a multiple of kGroup
+  Regime regime;
+  int64_t width = 0;      // columns of a tile, padded
+  Packed<T> x, w, xt;     // lanes are columns: points, weights, tangents of the points
+  Packed<T> x_of, w_of;   // lanes are coordinates or right-hand sides
+  Batched<T> centre;      // subtracted from x and x_of, and by items from z
+  Packed<T> half_square;  // |x|^2 / 2, NaN where that is not finite; lanes are columns
   T* matrix = nullptr;
 };
 
+/// Working memory of one thread.
+template <class T>
+struct Scratch {
+  T* pairs;        // kStripBuffers times strip x width
+  T* zeros;        // a row of max(d, width)
+  T* z;            // rows of the item, centred, each of z_pitch numbers
+  T* half_square;  // of each of these rows
+  T* sums;         // of each row, sums_pitch numbers: products before they join the item's sums
+  double* total;   // of each row
+  int32_t* near;   // strip x width
+  int64_t z_pitch, sums_pitch;
+};
+
+constexpr int kStripBuffers = 6;
+
 /// Rows [row, row_end) of a block against tiles [tile, tile_end), and the sums they fill:
-///     f[grouped(i - row, e, p)], g[grouped(i - row, k, d)], q[3 l + parameter], form[0]
+///     f[grouped(i - row, e, p)], g[grouped(i - row, k, d)], q[3 l + parameter]
 /// but for the factors 2 (radial) and v_i (p = 1) of g, which the driver applies.
 template <class T>
 struct Item {
   int64_t block, row, row_end, tile, tile_end;
-  double *f, *g, *q, *form;
-  T* scratch;
+  double *f, *g, *q;
+  Scratch<T> scratch;
+};
+
+/// The rows of an item against tiles of the same cloud, each pair of points once.
+template <class T>
+struct SymmetricItem {
+  Item<T> rows;
+  bool is_diagonal;      // rows and columns are the same part of the cloud
+  double* value;         // sum of c K over i < j, and half of it on i = j
+  double* gradient;      // of the block (n, d), but for a factor 4 (radial) or 2
+  T* column_sums;        // d x width, or width x z_pitch by products; zero
+  double* column_total;  // of each column of a tile; zero
 };
 
 /// Where entry (row, k) of an array with d columns lies: rows interleaved in groups.
@@ -61,14 +114,12 @@ constexpr int64_t grouped(int64_t row, int64_t k, int64_t d) {
   return (row / kGroup * d + k) * kGroup + row % kGroup;
 }
 
-/// Buffers of strip x pitch numbers, and then one row of d zeros.
-constexpr int kStripBuffers = 6;
-
 template <class T>
 struct Isa {
   const char* name;
   void (*first_order)(const Sweep<T>&, const Item<T>&);
   void (*second_order)(const Sweep<T>&, const Item<T>&);
+  void (*symmetric)(const Sweep<T>&, const SymmetricItem<T>&);
 };
 
 #define DMMD_DECLARE_ISA(name)      \

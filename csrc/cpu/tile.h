@@ -1,9 +1,6 @@
-// The two products of a sweep, of a few rows with a tile of packed columns: pairwise sums over
-// coordinates (distances), and sums over columns (gradients).
-//
-// Distances and gradients are made from differences. The expanded form |z|^2 + |x|^2 - 2 z.x would
-// be one operation less, but it is wrong by sqrt(eps) where points coincide, and every MMD has
-// such pairs.
+// The two products of a sweep from differences, of a few rows with a tile of packed columns:
+// pairwise sums over coordinates (distances), and sums over columns (gradients). products.h makes
+// them faster where there are many coordinates.
 #pragma once
 
 #include "sweep.h"
@@ -22,11 +19,16 @@ struct Rows {
   int64_t pitch;
 };
 
-/// Columns [begin, end) of a packed tile.
+/// Columns [begin, end) of a packed tile of `inner` coordinates; inner 0: one row of lanes for all.
 template <class T>
 struct Columns {
   const T* data;
-  int64_t pitch, begin, end;
+  int64_t inner, begin, end;
+
+  DMMD_INLINE const T* at(int64_t k, int64_t j) const {
+    if (inner == 0) return data + j;
+    return data + (j / kLanes<T> * inner + k) * kLanes<T> + j % kLanes<T>;
+  }
 };
 
 /// (z - x)^2
@@ -37,7 +39,7 @@ struct SquaredDifference {
 
   template <int R, class V>
   DMMD_INLINE void add(V (&sum)[R][2], int64_t row, int64_t k, int64_t j) const {
-    const T* at = x.data + k * x.pitch + j;
+    const T* at = x.at(k, j);
     const V x0 = V::load(at), x1 = V::load(at + V::size);
     for (int r = 0; r < R; ++r) {
       const V zr(z.data[(row + r) * z.pitch + k]);
@@ -56,7 +58,7 @@ struct Product {
 
   template <int R, class V>
   DMMD_INLINE void add(V (&sum)[R][2], int64_t row, int64_t k, int64_t j) const {
-    const T* at = x.data + k * x.pitch + j;
+    const T* at = x.at(k, j);
     const V x0 = V::load(at), x1 = V::load(at + V::size);
     for (int r = 0; r < R; ++r) {
       const V zr(z.data[(row + r) * z.pitch + k]);
@@ -75,8 +77,8 @@ struct DifferenceTangent {
   template <int R, class V>
   DMMD_INLINE void add(V (&sum)[R][2], int64_t row, int64_t k, int64_t j) const {
     for (int half = 0; half < 2; ++half) {
-      const V xj = V::load(x.data + k * x.pitch + j + half * V::size);
-      const V xtj = V::load(xt.data + k * xt.pitch + j + half * V::size);
+      const V xj = V::load(x.at(k, j) + half * V::size);
+      const V xtj = V::load(xt.at(k, j) + half * V::size);
       const V twice = xtj + xtj;
       for (int r = 0; r < R; ++r) {
         const V zt2(2 * zt.data[(row + r) * zt.pitch + k]);
@@ -142,8 +144,7 @@ DMMD_INLINE void sum_group(Rows<T> z, Columns<T> x, int64_t d, const T* s, int64
       if constexpr (Difference) zr[r] = V(z.data[(row + r) * z.pitch + k]);
     }
     for (int64_t j = x.begin; j < x.end; j += 2 * V::size) {
-      const V x0 = V::load(x.data + k * x.pitch + j);
-      const V x1 = V::load(x.data + k * x.pitch + j + V::size);
+      const V x0 = V::load(x.at(k, j)), x1 = V::load(x.at(k, j) + V::size);
       for (int r = 0; r < R; ++r) {
         const T* sr = s + (row + r) * s_pitch + j;
         sum[r][0] = sum[r][0] + V::load(sr) * pull_of<Difference>(zr[r], x0);

@@ -37,6 +37,7 @@ struct Register<double> {
 
 template <class T>
 struct Vec {
+  using Element = T;
   static constexpr int size = DMMD_VECTOR_BYTES / sizeof(T);
   using Native = typename Register<T>::Native;
   using Unaligned = typename Register<T>::Unaligned;
@@ -94,12 +95,137 @@ DMMD_INLINE Vec<double> sqrt(Vec<double> a) {
 #endif
 }
 
-/// The sum of the lanes, in double.
+/// Several registers that go through the same operations side by side: chains of dependent
+/// operations leave a processor idle, unless others stand between their links.
+template <class T, int N>
+struct Pack {
+  using Element = T;
+  using One = Vec<T>;
+
+  /// Of each register, its bits or a condition.
+  struct Bits {
+    typename One::Bits b[N];
+
+    friend DMMD_INLINE Bits operator<<(Bits a, int count) {
+      for (auto& one : a.b) one = one << count;
+      return a;
+    }
+    friend DMMD_INLINE Bits operator|(Bits a, Bits b) {
+      for (int i = 0; i < N; ++i) a.b[i] |= b.b[i];
+      return a;
+    }
+  };
+
+  One v[N];
+
+  Pack() = default;
+  template <class Number>
+  DMMD_INLINE explicit Pack(Number s) {
+    for (One& one : v) one = One(T(s));
+  }
+  DMMD_INLINE explicit Pack(One one) {
+    for (One& each : v) each = one;
+  }
+
+  static DMMD_INLINE Pack from_bits(Bits bits) {
+    Pack p;
+    for (int i = 0; i < N; ++i) p.v[i] = One::from_bits(bits.b[i]);
+    return p;
+  }
+  DMMD_INLINE Bits bits() const {
+    Bits bits;
+    for (int i = 0; i < N; ++i) bits.b[i] = v[i].bits();
+    return bits;
+  }
+
+#define DMMD_EACH(op)                                      \
+  friend DMMD_INLINE Pack operator op(Pack a, Pack b) {    \
+    for (int i = 0; i < N; ++i) a.v[i] = a.v[i] op b.v[i]; \
+    return a;                                              \
+  }
+  DMMD_EACH(+)
+  DMMD_EACH(-)
+  DMMD_EACH(*)
+#undef DMMD_EACH
+#define DMMD_EACH(op)                                      \
+  friend DMMD_INLINE Bits operator op(Pack a, Pack b) {    \
+    Bits c;                                                \
+    for (int i = 0; i < N; ++i) c.b[i] = a.v[i] op b.v[i]; \
+    return c;                                              \
+  }
+  DMMD_EACH(<)
+  DMMD_EACH(>)
+#undef DMMD_EACH
+  friend DMMD_INLINE Pack select(Bits yes, Pack a, Pack b) {
+    for (int i = 0; i < N; ++i) a.v[i] = select(yes.b[i], a.v[i], b.v[i]);
+    return a;
+  }
+};
+
+/// About 1 / sqrt(a), good to 12 bits or more, for normal a.
+DMMD_INLINE Vec<float> rough_rsqrt(Vec<float> a) {
+#if DMMD_VECTOR_BYTES == 64
+  return _mm512_maskz_rsqrt14_ps(0xffff, a.v);
+#elif DMMD_VECTOR_BYTES == 32
+  return _mm256_rsqrt_ps(a.v);
+#elif defined(__SSE2__)
+  return _mm_rsqrt_ps(a.v);
+#else
+  return Vec<float>(1) / sqrt(a);
+#endif
+}
+
+/// 1 / sqrt(a)
+DMMD_INLINE Vec<double> one_over_root(Vec<double> a) { return Vec<double>(1) / sqrt(a); }
+
+template <int N>
+DMMD_INLINE Pack<double, N> one_over_root(Pack<double, N> a) {
+  for (auto& one : a.v) one = one_over_root(one);
+  return a;
+}
+
+template <int N>
+DMMD_INLINE Pack<float, N> rough_rsqrt(Pack<float, N> a) {
+  for (auto& one : a.v) one = rough_rsqrt(one);
+  return a;
+}
+
+/// One bit for each lane that is set.
+template <class Bits>
+DMMD_INLINE uint32_t lanes_of(Bits bits) {
+  uint32_t mask = 0;
+#if DMMD_VECTOR_BYTES == 64
+  mask = sizeof(bits[0]) == 4 ? uint32_t(_mm512_movepi32_mask((__m512i)bits))
+                              : uint32_t(_mm512_movepi64_mask((__m512i)bits));
+#elif DMMD_VECTOR_BYTES == 32
+  mask = sizeof(bits[0]) == 4 ? uint32_t(_mm256_movemask_ps((__m256)bits))
+                              : uint32_t(_mm256_movemask_pd((__m256d)bits));
+#elif defined(__SSE2__)
+  mask = sizeof(bits[0]) == 4 ? uint32_t(_mm_movemask_ps((__m128)bits))
+                              : uint32_t(_mm_movemask_pd((__m128d)bits));
+#else
+  for (int i = 0; i < int(sizeof(bits) / sizeof(bits[0])); ++i) mask |= uint32_t(bits[i] & 1) << i;
+#endif
+  return mask;
+}
+
+template <class T, class V>
+DMMD_INLINE double sum_halves(V a) {
+  constexpr int count = sizeof(V) / sizeof(T);
+  if constexpr (count == 2) {
+    return double(a[0]) + double(a[1]);
+  } else {
+    typedef T Half __attribute__((vector_size(sizeof(V) / 2)));
+    Half halves[2];
+    std::memcpy(halves, &a, sizeof halves);
+    return sum_halves<T, Half>(halves[0] + halves[1]);
+  }
+}
+
+/// The sum of the lanes, half to half.
 template <class T>
 DMMD_INLINE double sum(Vec<T> a) {
-  double s = 0;
-  for (int i = 0; i < a.size; ++i) s += double(a.v[i]);
-  return s;
+  return sum_halves<T>(a.v);
 }
 
 template <class T>

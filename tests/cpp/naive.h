@@ -45,7 +45,7 @@ Pair<R> pair(const Problem<T>& a, int64_t block, R q, R qt, const T* c) {
 template <class R>
 struct Results {
   std::vector<R> f, g, q, k, ft, gt, qt;
-  std::vector<R> form;
+  std::vector<R> form, form_g, form_q;  // the last two of the library alone
 };
 
 template <class R, class T>

@@ -122,6 +122,8 @@ naive::Results<T> run(const Problem<T>& a, const cpu::Direction<T>& to) {
   for (auto* q : {&out.q, &out.qt}) q->assign(a.blocks * 3 * a.components, nan);
   out.k.assign(a.blocks * a.n * a.m, nan);
   out.form.assign(a.blocks, nan);
+  out.form_g = out.g;
+  out.form_q = out.q;
   cpu::potential(a, out.f.data());
   cpu::potential_grad(a, out.g.data());
   cpu::params_grad(a, out.q.data());
@@ -130,7 +132,7 @@ naive::Results<T> run(const Problem<T>& a, const cpu::Direction<T>& to) {
   // A symmetric problem of the same points.
   Problem<T> symmetric = a;
   symmetric.v = symmetric.w = {a.v.data, a.v.stride};
-  if (a.v) cpu::quadratic_form(symmetric, out.form.data());
+  if (a.v) cpu::quadratic_form(symmetric, out.form.data(), out.form_g.data(), out.form_q.data());
   return out;
 }
 
@@ -159,8 +161,15 @@ void test_formulas(Shape shape, const NamedKernel& kernel, int threads) {
   if (a.v) {
     Problem<T> symmetric = a;
     symmetric.x = a.z, symmetric.m = a.n, symmetric.w = a.v;
-    const auto form = naive::all<long double>(symmetric).form;
-    expect_near(what + "quadratic_form", got.form, form, scale * double(a.n * a.n));
+    auto form = naive::all<long double>(symmetric);
+    for (long double& g : form.g) g *= 2;  // z is both the rows and the columns
+    expect_near(what + "quadratic_form", got.form, form.form, scale * double(a.n * a.n));
+    expect_near(what + "quadratic_form g", got.form_g, form.g, scale * double(a.n));
+    expect_near(what + "quadratic_form q", got.form_q, form.q, scale * double(a.n * a.n));
+    std::vector<T> value(a.blocks);
+    symmetric.x = {}, symmetric.m = 0;
+    cpu::quadratic_form(symmetric, value.data());
+    expect_near(what + "quadratic_form alone", value, form.form, scale * double(a.n * a.n));
   }
   if (a.p == 1 && !a.v && !skip) {
     std::vector<T> f(got.f.size()), both(got.g.size());
@@ -184,7 +193,8 @@ void test_threads(Shape shape) {
     const auto many = run(data.problem(true, false, threads), data.direction(7));
     if (same(one.f, many.f) && same(one.g, many.g) && same(one.q, many.q) &&
         same(one.ft, many.ft) && same(one.gt, many.gt) && same(one.qt, many.qt) &&
-        same(one.form, many.form) && same(one.k, many.k))
+        same(one.form, many.form) && same(one.form_g, many.form_g) &&
+        same(one.form_q, many.form_q) && same(one.k, many.k))
       continue;
     std::printf("FAIL %d threads and one differ\n", threads);
     ++failures;
@@ -236,7 +246,8 @@ void test_all() {
                           {0, 5, 2, 1, 1},    {5, 0, 2, 1, 1},     {6, 6, 0, 1, 1},
                           {7, 300, 5, 3, 1},  {130, 130, 4, 1, 1}, {69, 150, 70, 1, 1},
                           {12, 33, 17, 2, 3}, {4, 600, 3, 1, 1},   {5, 9, 2, 0, 1},
-                          {70, 70, 7, 2, 1}};
+                          {70, 70, 7, 2, 1},  {210, 210, 2, 2, 1}, {150, 150, 13, 2, 1},
+                          {100, 50, 9, 1, 2}, {200, 210, 33, 9, 1}};
   for (const NamedKernel& kernel : kKernels) {
     for (const Shape& shape : shapes) {
       test_formulas<float>(shape, kernel, 2);
@@ -247,6 +258,7 @@ void test_all() {
   }
   test_threads<float>({200, 700, 5, 1, 1});
   test_threads<double>({5, 3000, 5, 2, 2});
+  test_threads<float>({450, 700, 20, 2, 1});
 }
 
 }  // namespace

@@ -60,6 +60,15 @@ void test() {
            [](long double x) { return std::exp(x); });
   sweep<T>("exp near 0", -1, 1, false, 2, one([](Vec<T> x) { return exp(x); }),
            [](long double x) { return std::exp(x); });
+  // Down to the smallest normal result; what follows is 0.
+  sweep<T>("exp2_minus", 0, 2 - L::min_exponent - 1, false, 2,
+           one([](Vec<T> x) { return exp2_minus(x); }),
+           [](long double x) { return std::exp2(-x); });
+  sweep<T>("exp2_minus", L::min(), 1, true, 2, one([](Vec<T> x) { return exp2_minus(x); }),
+           [](long double x) { return std::exp2(-x); });
+  sweep<T>("inverse_root", L::min(), L::max(), true, 3,
+           one([](Vec<T> x) { return inverse_root(x); }),
+           [](long double x) { return 1 / std::sqrt(x); });
   sweep<T>("log", L::denorm_min(), L::max(), true, 2, one([](Vec<T> x) { return log(x); }),
            [](long double x) { return std::log(x); });
   sweep<T>("log near 1", 0.5, 2, false, 2, one([](Vec<T> x) { return log(x); }),
@@ -84,6 +93,13 @@ void test() {
   expect("exp(-inf)", exp(Vec<T>(-inf)).v[0], T(0));
   expect("exp(inf)", exp(Vec<T>(inf)).v[0], inf);
   expect("exp(nan)", exp(Vec<T>(nan)).v[0], nan);
+  expect("exp2_minus(0)", exp2_minus(Vec<T>(0)).v[0], T(1));
+  expect("exp2_minus(large)", exp2_minus(Vec<T>(1e30)).v[0], T(0));
+  expect("exp2_minus(inf)", exp2_minus(Vec<T>(inf)).v[0], T(0));
+  expect("exp2_minus(nan)", exp2_minus(Vec<T>(nan)).v[0], nan);
+  expect("inverse_root(0)", inverse_root(Vec<T>(0)).v[0], T(0));
+  expect("inverse_root(inf)", inverse_root(Vec<T>(inf)).v[0], T(0));
+  expect("inverse_root(nan)", inverse_root(Vec<T>(nan)).v[0], nan);
   expect("log(nan)", log(Vec<T>(nan)).v[0], nan);
   expect("log1p(0)", log1p(Vec<T>(0)).v[0], T(0));
   expect("log1p(inf)", log1p(Vec<T>(inf)).v[0], inf);

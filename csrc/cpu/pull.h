@@ -1,0 +1,59 @@
+// Gradients by products: what s makes of the points of a strip, kept in T for a few tiles and then
+// joined to the item's sums, in double.
+#pragma once
+
+#include "strip.h"
+
+namespace dmmd::cpu::DMMD_ISA {
+
+/// Takes the near pairs out of s and adds s (x - z) to the sums of their rows, and, where
+/// column_sums(j) is not null, s (z - x) to those of their columns.
+template <class T, class ColumnSums>
+void pull_near(const Strip<T>& strip, T* s, ColumnSums column_sums) {
+  const int64_t d = strip.problem().d;
+  for (int64_t i = 0; strip.radial() && i < strip.near_pairs; ++i) {
+    const int64_t at = strip.item.scratch.near[i], r = at / strip.pitch, j = at % strip.pitch;
+    if (j < strip.begin) continue;
+    add_difference(s[at], strip.z_at(r), strip.x_at(j), d, strip.sums(r));
+    if (T* to = column_sums(j)) add_difference(s[at], strip.x_at(j), strip.z_at(r), d, to);
+    s[at] = T(0);
+  }
+}
+
+/// g += sum_j s (z - x), or without z, as z sum_j s - sum_j s x, where near pairs would cancel.
+template <class T>
+void pull_by_products(const Strip<T>& strip, T* s) {
+  const Item<T>& item = strip.item;
+  const int64_t pitch = strip.pitch;
+  pull_near(strip, s, [](int64_t) -> T* { return nullptr; });
+  double* total = item.scratch.total + (strip.row - item.row);
+  for (int64_t r = 0; r < strip.rows; ++r) total[r] += sum_of(s + r * pitch, strip.end);
+  const Right<T> x{strip.sweep.x_of.tile(item.block, strip.tile), kLanes<T> * pitch, kLanes<T>};
+  multiply(Left<T>{s, pitch, 1}, x, strip.rows, strip.end, round_to_vector<T>(strip.problem().d),
+           strip.sums(0), item.scratch.sums_pitch, true);
+}
+
+/// Moves the sums of products into the item's.
+template <class T>
+void flush(const Sweep<T>& sweep, const Item<T>& item) {
+  const Problem<T>& a = sweep.problem;
+  const Scratch<T>& scratch = item.scratch;
+  const bool radial = a.kernel[0].profile != Profile::polynomial;
+  const int64_t columns = sweep.want & kGradient ? a.d : a.p;
+  for (int64_t r = 0; r < item.row_end - item.row; ++r) {
+    T* sums = scratch.sums + r * scratch.sums_pitch;
+    const T* z = scratch.z + r * scratch.z_pitch;
+    if (!(sweep.want & kGradient)) {
+      for (int64_t e = 0; e < columns; ++e) item.f[grouped(r, e, columns)] += double(sums[e]);
+    } else if (radial) {
+      for (int64_t k = 0; k < columns; ++k)
+        item.g[grouped(r, k, columns)] += scratch.total[r] * double(z[k]) - double(sums[k]);
+    } else {
+      for (int64_t k = 0; k < columns; ++k) item.g[grouped(r, k, columns)] += double(sums[k]);
+    }
+    scratch.total[r] = 0;
+    for (int64_t k = 0; k < scratch.sums_pitch; ++k) sums[k] = T(0);
+  }
+}
+
+}  // namespace dmmd::cpu::DMMD_ISA

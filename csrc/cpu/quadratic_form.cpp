@@ -1,0 +1,154 @@
+// The quadratic form of a cloud with itself, and its gradients, over each pair of points once.
+//
+// The cloud is cut into parts, and parts meet in rounds, as teams do in a tournament: in a round
+// every part is in one pair at most, so the pairs of a round add to different rows of the gradient,
+// and rounds follow one another. Cut and order depend on sizes alone, so results are bitwise equal
+// for any number of threads.
+#include <vector>
+
+#include "workspace.h"
+
+namespace dmmd::cpu {
+namespace {
+
+// Parts that a cloud is cut into, if they are not too small to be worth it.
+constexpr int64_t kParts = 64;
+struct Meeting {
+  int64_t rows, columns;  // parts
+};
+
+/// Every pair of `parts` parts once, and each with itself, in rounds of disjoint pairs.
+std::vector<std::vector<Meeting>> tournament(int64_t parts) {
+  std::vector<std::vector<Meeting>> rounds(1);
+  for (int64_t i = 0; i < parts; ++i) rounds[0].push_back({i, i});
+  const int64_t seats = parts + parts % 2;
+  for (int64_t round = 0; round + 1 < seats; ++round) {
+    rounds.emplace_back();
+    for (int64_t i = 0; i < seats / 2; ++i) {
+      // One seat stays, the others turn.
+      int64_t a = i == 0 ? seats - 1 : (round + i) % (seats - 1);
+      int64_t b = (round - i + seats - 1) % (seats - 1);
+      if (a > b) std::swap(a, b);
+      if (b < parts) rounds.back().push_back({a, b});
+    }
+  }
+  return rounds;
+}
+
+/// Working memory of one thread for the columns of a tile and the rows of a part.
+template <class T>
+struct PairMemory {
+  int64_t columns, width, rows;
+  Memory<T> column_sums;
+  Memory<double> column_total, row_sums;
+
+  PairMemory(const Sweep<T>& sweep, int64_t part, int threads)
+      : columns(product(sweep.width, round_up(sweep.problem.d, kLanes<T>))),
+        width(sweep.width),
+        rows(product(round_up(part, kGroup), sweep.problem.d)),
+        column_sums(allocate<T>(product(threads, columns))),
+        column_total(allocate<double>(product(threads, width))),
+        row_sums(allocate<double>(product(threads, rows))) {
+    std::fill_n(column_sums.get(), threads * columns, T(0));
+    std::fill_n(column_total.get(), threads * width, 0.0);
+    std::fill_n(row_sums.get(), threads * rows, 0.0);
+  }
+};
+
+template <class T>
+class QuadraticForm {
+ public:
+  QuadraticForm(Sweep<T>& sweep, int threads)
+      : sweep_(sweep),
+        a_(sweep.problem),
+        threads_(threads),
+        packed_(sweep, false, threads),
+        part_(std::max(round_up((a_.n + kParts - 1) / kParts, sweep.width), sweep.width)),
+        parts_((a_.n + part_ - 1) / part_),
+        meetings_(parts_ * (parts_ + 1) / 2),
+        each_(1 + (sweep.want & kParams ? 3 * a_.components : 0)),
+        sums_(allocate<double>(product(a_.blocks, meetings_, each_))),
+        scratch_(sweep, std::min(part_, a_.n), false, threads),
+        memory_(sweep, std::min(part_, a_.n), threads) {
+    std::fill_n(sums_.get(), a_.blocks * meetings_ * each_, 0.0);
+    if (!(sweep.want & kGradient)) return;
+    gradient_ = allocate<double>(product(a_.blocks, a_.n, a_.d));
+    std::fill_n(gradient_.get(), a_.blocks * a_.n * a_.d, 0.0);
+  }
+
+  void run() {
+    int64_t met = 0;
+    for (const auto& round : tournament(parts_)) {
+      const int64_t pairs = int64_t(round.size());
+      parallel_for(a_.blocks * pairs, threads_, [&](int64_t i, int worker) {
+        meet(i / pairs, round[i % pairs], met + i % pairs, worker);
+      });
+      met += pairs;
+    }
+  }
+
+  void finish(T* s, T* g, T* q) const {
+    for (int64_t block = 0; block < a_.blocks; ++block) {
+      for (int64_t e = 0; e < each_; ++e) {
+        double total = 0;
+        for (int64_t i = 0; i < meetings_; ++i) total += sums_[(block * meetings_ + i) * each_ + e];
+        (e == 0 ? s[block] : q[block * (each_ - 1) + e - 1]) = T(2 * total);
+      }
+    }
+    const double factor = a_.kernel[0].profile == Profile::polynomial ? 2 : 4;
+    const int64_t count = g ? a_.blocks * a_.n * a_.d : 0;
+    for (int64_t i = 0; i < count; ++i) g[i] = T(factor * gradient_[i]);
+  }
+
+ private:
+  void meet(int64_t block, Meeting parts, int64_t number, int worker) {
+    double* sums = sums_.get() + (block * meetings_ + number) * each_;
+    double* gradient = gradient_ ? gradient_.get() + block * a_.n * a_.d : nullptr;
+    const int64_t tiles = part_ / sweep_.width, end = (a_.n + sweep_.width - 1) / sweep_.width;
+    const SymmetricItem<T> pair = {
+        .rows = {.block = block,
+                 .row = parts.rows * part_,
+                 .row_end = std::min((parts.rows + 1) * part_, a_.n),
+                 .tile = parts.columns * tiles,
+                 .tile_end = std::min((parts.columns + 1) * tiles, end),
+                 .f = nullptr,
+                 .g = memory_.row_sums.get() + worker * memory_.rows,
+                 .q = sums + 1,
+                 .scratch = scratch_.of(worker)},
+        .is_diagonal = parts.rows == parts.columns,
+        .value = sums,
+        .gradient = gradient,
+        .column_sums = memory_.column_sums.get() + worker * memory_.columns,
+        .column_total = memory_.column_total.get() + worker * memory_.width,
+    };
+    prepare_rows(sweep_, pair.rows);
+    isa<T>().symmetric(sweep_, pair);
+  }
+
+  Sweep<T>& sweep_;
+  const Problem<T>& a_;
+  int threads_;
+  PackedSweep<T> packed_;
+  int64_t part_, parts_, meetings_, each_;
+  Memory<double> sums_, gradient_;
+  ScratchMemory<T> scratch_;
+  PairMemory<T> memory_;
+};
+
+}  // namespace
+
+template <class T>
+void quadratic_form(const Problem<T>& problem, T* s, T* g, T* q) {
+  Problem<T> a = problem;
+  a.x = a.z;
+  a.m = a.n;
+  Sweep<T> sweep = sweep_of(a, (g ? kGradient : 0) | (q ? kParams : 0));
+  QuadraticForm<T> form(sweep, worthwhile_threads(a, 0.5 * double(a.n) * double(a.n)));
+  form.run();
+  form.finish(s, g, q);
+}
+
+template void quadratic_form(const Problem<float>&, float*, float*, float*);
+template void quadratic_form(const Problem<double>&, double*, double*, double*);
+
+}  // namespace dmmd::cpu

@@ -1,0 +1,224 @@
+// The quadratic form of one cloud with itself, with its gradients, over each pair once: rows of one
+// part of the cloud against columns of another. What a pair adds to the gradient of its row it
+// takes, mirrored, from that of its column.
+#include "pull.h"
+#include "weigh.h"
+
+namespace dmmd::cpu::DMMD_ISA {
+namespace {
+
+template <class T>
+struct SymmetricStrip : Strip<T> {
+  const SymmetricItem<T>& pair;
+
+  SymmetricStrip(const Sweep<T>& sweep, const SymmetricItem<T>& pair, int64_t tile, int64_t row)
+      : Strip<T>(sweep, pair.rows, tile, row), pair(pair) {
+    // Left of the diagonal a pair has been met, or will be, as its mirror image.
+    if (pair.is_diagonal && row > this->first)
+      this->begin = (row - this->first) / kLanes<T> * kLanes<T>;
+  }
+
+  /// c_ij into a buffer of its own: 0 below the diagonal and 1/2 on it, or 0 where it is skipped.
+  void weigh_symmetric() {
+    T* own = this->buffer(1);
+    const int64_t p = this->problem().p;
+    this->sum(Product<T>{this->rows_of(this->problem().v, p), this->w()}, p, own);
+    this->c = own;
+    this->c_is_whole = true;
+    this->c_pitch = this->pitch;
+    if (!pair.is_diagonal) return;
+    for (int64_t r = 0; r < this->rows; ++r) {
+      const int64_t diagonal = this->row + r - this->first;
+      T* at = own + r * this->pitch;
+      for (int64_t j = this->begin; j < this->end && j < diagonal; ++j) at[j] = T(0);
+      if (diagonal < this->begin || diagonal >= this->end) continue;
+      at[diagonal] *= T(0.5);
+      if (!this->problem().skip_diagonal) continue;
+      at[diagonal] = this->q[r * this->pitch + diagonal] = T(0);
+    }
+  }
+};
+
+/// Whether the derivatives in lambda and scale follow from value and slope, and there is no other.
+DMMD_INLINE bool has_no_shape(Profile profile) {
+  return profile == Profile::gaussian || profile == Profile::imq || profile == Profile::laplace ||
+         profile == Profile::square_distance;
+}
+
+/// A kernel of one component: adds sum c K to value and its derivatives to q; s = c dK/dq replaces
+/// the distances.
+template <bool Params, class Form, class T>
+void weigh_one(const Strip<T>& strip, const Form& form, double* value, double* q_sums) {
+  using V = Vec<T>;
+  const V factor(form.slope_factor);
+  double values = 0, scales = 0;
+  for (int64_t r = 0; r < strip.rows; ++r) {
+    T* q = strip.q + r * strip.pitch;
+    const T* c = strip.c + r * strip.c_pitch;
+    V sum_value(0), sum_scale(0);
+    for (int64_t j = strip.begin; j < strip.end; j += V::size) {
+      const V qj = V::load(q + j), weight = V::load(c + j);
+      const Pair<V> pair = form(qj);
+      const V pull = weight * pair.slope;
+      sum_value = sum_value + weight * pair.value;
+      if constexpr (Params) sum_scale = sum_scale + qj * pull;
+      (factor * pull).store(q + j);
+    }
+    values += sum(sum_value);
+    scales += sum(sum_scale);
+  }
+  *value += double(form.value_factor) * values;
+  if (!Params) return;
+  q_sums[0] += values;
+  q_sums[1] += double(form.slope_factor) / double(strip.parameters(0).scale) * scales;
+}
+
+/// Adds to the item's value and q, and returns the weighted slopes.
+template <class T>
+T* weigh_pairs(const SymmetricStrip<T>& strip) {
+  const Problem<T>& a = strip.problem();
+  double* value = strip.pair.value;
+  double* q = strip.pair.rows.q;
+  const bool wants_params = strip.sweep.want & kParams;
+  const bool is_simple = a.components == 1 && has_no_shape(a.kernel[0].profile);
+  if (wants_params && !is_simple)
+    for_components(strip, [&](auto shape, int64_t l) {
+      sum_params<decltype(shape)>(strip, strip.parameters(l), q + 3 * l);
+    });
+  if (a.components == 1) {
+    with_form(strip, 0, [&](const auto& form) {
+      if (wants_params && is_simple) {
+        weigh_one<true>(strip, form, value, q);
+      } else {
+        weigh_one<false>(strip, form, value, q);
+      }
+    });
+    return strip.q;
+  }
+  double sums[kMaxStrip];
+  T *k = strip.buffer(2), *s = strip.buffer(3);
+  evaluate<true, true>(strip, k, s);
+  weigh_all<true, true>(strip, k, s, sums);
+  for (int64_t r = 0; r < strip.rows; ++r) *value += sums[r];
+  return s;
+}
+
+/// to[k, j] += sum_r s[r, j] (x - z), or of z alone when not Difference.
+template <bool Difference, class T>
+void sum_rows(Rows<T> z, Columns<T> x, int64_t rows, int64_t d, const T* s, int64_t pitch, T* to) {
+  using V = Vec<T>;
+  for (int64_t k = 0; k < d; ++k) {
+    for (int64_t j = x.begin; j < x.end; j += V::size) {
+      const V xj = V::load(x.at(k, j));
+      V total = V::load(to + k * pitch + j);
+      for (int64_t r = 0; r < rows; ++r) {
+        const V zr(z.data[r * z.pitch + k]);
+        total = total + V::load(s + r * pitch + j) * pull_of<Difference>(xj, zr);
+      }
+      total.store(to + k * pitch + j);
+    }
+  }
+}
+
+template <class T>
+void pull_both(const SymmetricStrip<T>& strip, T* s) {
+  const Item<T>& item = strip.item;
+  const int64_t d = strip.problem().d, pitch = strip.pitch, begin = strip.begin;
+  T* columns = strip.pair.column_sums;
+  if (!strip.by_products()) {
+    double* to = item.g + grouped(strip.row - item.row, 0, d);
+    if (strip.radial()) {
+      sum_columns<true>(strip.z(), strip.x(), strip.rows, d, s, pitch, to);
+      sum_rows<true>(strip.z(), strip.x(), strip.rows, d, s, pitch, columns);
+    } else {
+      sum_columns<false>(strip.z(), strip.x(), strip.rows, d, s, pitch, to);
+      sum_rows<false>(strip.z(), strip.x(), strip.rows, d, s, pitch, columns);
+    }
+    return;
+  }
+  const int64_t lanes = round_to_vector<T>(d), z_pitch = strip.z().pitch;
+  pull_near(strip, s, [&](int64_t j) { return columns + j * z_pitch; });
+  double* row_total = item.scratch.total + (strip.row - item.row);
+  for (int64_t r = 0; r < strip.rows; ++r) {
+    row_total[r] += sum_of(s + r * pitch + begin, strip.end - begin);
+    for (int64_t j = begin; j < strip.end; ++j)
+      strip.pair.column_total[j] += double(s[r * pitch + j]);
+  }
+  const Right<T> x{strip.sweep.x_of.tile(item.block, strip.tile) + begin * kLanes<T>,
+                   kLanes<T> * pitch, kLanes<T>};
+  multiply(Left<T>{s + begin, pitch, 1}, x, strip.rows, strip.end - begin, lanes, strip.sums(0),
+           item.scratch.sums_pitch, true);
+  const Right<T> z{strip.z().data, kLanes<T>, z_pitch};
+  multiply(Left<T>{s + begin, 1, pitch}, z, strip.end - begin, strip.rows, lanes,
+           columns + begin * z_pitch, z_pitch, true);
+}
+
+/// Adds the sums of a tile's columns to the gradient, and clears them.
+template <class T>
+void flush_columns(const Sweep<T>& sweep, const SymmetricItem<T>& pair, int64_t tile) {
+  const Problem<T>& a = sweep.problem;
+  const bool by_products = sweep.regime.method == Method::products;
+  const bool radial = a.kernel[0].profile != Profile::polynomial;
+  const int64_t first = tile * sweep.width;
+  const int64_t count = sweep.width < a.m - first ? sweep.width : a.m - first;
+  const int64_t z_pitch = pair.rows.scratch.z_pitch;
+  const T* x = by_products ? sweep.x_of.tile(pair.rows.block, tile) : nullptr;
+  for (int64_t j = 0; j < count; ++j) {
+    double* to = pair.gradient + (first + j) * a.d;
+    for (int64_t k = 0; k < a.d; ++k) {
+      T& sum = pair.column_sums[by_products ? j * z_pitch + k : k * sweep.width + j];
+      if (by_products && radial) {
+        const T xk = x[(k / kLanes<T> * sweep.width + j) * kLanes<T> + k % kLanes<T>];
+        to[k] += pair.column_total[j] * double(xk) - double(sum);
+      } else {
+        to[k] += double(sum);
+      }
+      sum = T(0);
+    }
+    pair.column_total[j] = 0;
+  }
+  // Columns beyond the cloud have weight zero, but not zero times NaN.
+  for (int64_t j = count; j < sweep.width; ++j) {
+    for (int64_t k = 0; k < a.d; ++k)
+      pair.column_sums[by_products ? j * z_pitch + k : k * sweep.width + j] = T(0);
+    pair.column_total[j] = 0;
+  }
+}
+
+template <class T>
+void flush_rows(const Sweep<T>& sweep, const SymmetricItem<T>& pair) {
+  const Item<T>& item = pair.rows;
+  const int64_t d = sweep.problem.d;
+  if (sweep.regime.method == Method::products) flush(sweep, item);
+  for (int64_t r = 0; r < item.row_end - item.row; ++r)
+    for (int64_t k = 0; k < d; ++k) {
+      double& sum = item.g[grouped(r, k, d)];
+      pair.gradient[(item.row + r) * d + k] += sum;
+      sum = 0;
+    }
+}
+
+}  // namespace
+
+template <class T>
+void symmetric(const Sweep<T>& sweep, const SymmetricItem<T>& pair) {
+  const Item<T>& item = pair.rows;
+  for (int64_t tile = item.tile; tile < item.tile_end; ++tile) {
+    const int64_t end = (tile + 1) * sweep.width;
+    for (int64_t row = item.row; row < item.row_end; row += sweep.regime.strip) {
+      if (pair.is_diagonal && row >= end) break;
+      SymmetricStrip<T> strip(sweep, pair, tile, row);
+      strip.measure();
+      strip.weigh_symmetric();
+      T* s = weigh_pairs(strip);
+      if (sweep.want & kGradient) pull_both(strip, s);
+    }
+    if (sweep.want & kGradient) flush_columns(sweep, pair, tile);
+  }
+  if (sweep.want & kGradient) flush_rows(sweep, pair);
+}
+
+template void symmetric(const Sweep<float>&, const SymmetricItem<float>&);
+template void symmetric(const Sweep<double>&, const SymmetricItem<double>&);
+
+}  // namespace dmmd::cpu::DMMD_ISA

@@ -1,0 +1,189 @@
+// What a sweep needs in memory: centres, packed clouds, and the scratch of each thread.
+#pragma once
+
+#include "pack.h"
+
+namespace dmmd::cpu {
+
+// Pairs times operations that are not worth a second thread.
+constexpr double kSmall = 3e4;
+
+template <class T>
+int worthwhile_threads(const Problem<T>& a, double pairs) {
+  const double work = double(a.blocks) * pairs * double(a.d + a.p + 8 * a.components);
+  return work < kSmall ? 1 : std::max(1, a.threads);
+}
+
+template <class T>
+Sweep<T> sweep_of(const Problem<T>& problem, int want) {
+  Sweep<T> sweep;
+  sweep.problem = problem;
+  sweep.want = want;
+  sweep.regime = regime_of(problem.d);
+  sweep.width = std::clamp<int64_t>(round_up(problem.m, kLanes<T>), kLanes<T>,
+                                    sweep.regime.width / int64_t(sizeof(T)));
+  return sweep;
+}
+
+/// What the points of a block are shifted by, so that products of them lose few digits: the mean of
+/// x. Distances do not feel it, but rounding does: with is_exact only coordinates are shifted whose
+/// every shift is exact.
+template <class T>
+void find_centre(const Problem<T>& a, int64_t block, bool is_exact, T* centre) {
+  const T* x = a.x.block(block);
+  const auto mean = allocate<double>(a.d);
+  std::fill_n(mean.get(), a.d, 0.0);
+  for (int64_t j = 0; j < a.m; ++j)
+    for (int64_t k = 0; k < a.d; ++k) mean[k] += double(x[j * a.d + k]);
+  for (int64_t k = 0; k < a.d; ++k) {
+    const T shift = T(mean[k] / double(a.m));
+    centre[k] = std::isfinite(shift) ? shift : T(0);
+  }
+  if (!is_exact) return;
+  // u - c is exact for c / 2 <= u <= 2 c (Sterbenz).
+  const auto keep_exact = [&](const T* points, int64_t count) {
+    for (int64_t j = 0; j < count; ++j)
+      for (int64_t k = 0; k < a.d; ++k) {
+        const T c = centre[k], u = points[j * a.d + k] / c;
+        if (!(u >= T(0.5) && u <= T(2))) centre[k] = T(0);
+      }
+  };
+  keep_exact(x, a.m);
+  const bool meets_all = a.z.stride && !a.x.stride;
+  keep_exact(a.z.block(block), meets_all ? a.blocks * a.n : a.n);
+}
+
+/// The packed clouds of a sweep, which points to them.
+template <class T>
+class PackedSweep {
+ public:
+  PackedSweep(Sweep<T>& sweep, bool second_order, int threads)
+      : a_(sweep.problem), threads_(threads) {
+    const bool radial = a_.kernel[0].profile != Profile::polynomial;
+    const bool by_products = sweep.regime.method == Method::products;
+    const Tiling points{a_.m, a_.d, sweep.width}, weights{a_.m, a_.p, sweep.width};
+    if (by_products && radial) make_centre(sweep, second_order);
+
+    x_ = columns(points, a_.x, centred(), false);
+    w_ = columns(weights, a_.w, {}, true);
+    xt_ = columns(points, sweep.direction.x, {}, true);
+    if (by_products && !second_order && sweep.want & kGradient)
+      x_of_ = rows(points, a_.x, centred());
+    if (sweep.want == kPotential && a_.p != 1) w_of_ = rows(weights, a_.w, {});
+    if (by_products && radial)
+      half_square_ = pack(a_, a_.x.stride, points, 1, points.width, threads_,
+                          [&](int64_t block, int64_t first, T* to) {
+                            pack_half_squares(points, a_.x.block(block), centre(block), first, to);
+                          });
+    sweep.x = x_.packed;
+    sweep.w = w_.packed;
+    sweep.xt = xt_.packed;
+    sweep.x_of = x_of_.packed;
+    sweep.w_of = w_of_.packed;
+    sweep.half_square = half_square_.packed;
+  }
+
+ private:
+  void make_centre(Sweep<T>& sweep, bool is_exact) {
+    const int64_t blocks = a_.x.stride ? a_.blocks : 1;
+    centre_memory_ = allocate<T>(product(blocks, a_.d));
+    centre_ = {centre_memory_.get(), a_.x.stride ? a_.d : 0};
+    parallel_for(blocks, threads_, [&](int64_t block, int) {
+      find_centre(a_, block, is_exact, centre_.block(block));
+    });
+    sweep.centre = centre_;
+  }
+
+  const T* centre(int64_t block) const { return centre_ ? centre_.block(block) : nullptr; }
+
+  PackedMemory<T> columns(Tiling tiling, Batched<const T> from, Batched<T> centre, bool is_weight) {
+    if (!from) return {};
+    return pack(a_, from.stride, tiling, tiling.columns, tiling.width, threads_,
+                [&](int64_t block, int64_t first, T* to) {
+                  pack_columns(tiling, from.block(block), centre ? centre.block(block) : nullptr,
+                               first, is_weight, to);
+                });
+  }
+
+  PackedMemory<T> rows(Tiling tiling, Batched<const T> from, Batched<T> centre) {
+    return pack(a_, from.stride, tiling, tiling.width, round_up(tiling.columns, kLanes<T>),
+                threads_, [&](int64_t block, int64_t first, T* to) {
+                  pack_rows(tiling, from.block(block), centre ? centre.block(block) : nullptr,
+                            first, to);
+                });
+  }
+
+  Batched<T> centred() const { return centre_; }
+
+  const Problem<T>& a_;
+  int threads_;
+  Memory<T> centre_memory_;
+  Batched<T> centre_;
+  PackedMemory<T> x_, w_, xt_, x_of_, w_of_, half_square_;
+};
+
+/// The scratch of every thread of a sweep over items of at most `rows` rows.
+template <class T>
+class ScratchMemory {
+ public:
+  ScratchMemory(const Sweep<T>& sweep, int64_t rows, bool second_order, int threads) {
+    const Problem<T>& a = sweep.problem;
+    const bool by_products = sweep.regime.method == Method::products;
+    const bool sums_sides = sweep.want == kPotential && a.p != 1;
+    const bool sums_gradient = by_products && sweep.want & kGradient;
+    if (by_products) z_pitch_ = round_up(a.d, kLanes<T>);
+    if (!second_order && (sums_sides || sums_gradient))
+      sums_pitch_ = round_up(sums_sides ? a.p : a.d, kLanes<T>);
+    rows_ = round_up(rows, kLanes<T>);
+    pairs_ = sweep.regime.strip * sweep.width;
+    zeros_ = round_up(std::max(a.d, sweep.width), kLanes<T>);
+    per_thread_ =
+        product(kStripBuffers, pairs_) + zeros_ + rows_ + product(rows_, z_pitch_ + sums_pitch_);
+    numbers_ = allocate<T>(product(threads, per_thread_));
+    totals_ = allocate<double>(product(threads, rows_));
+    near_ = allocate<int32_t>(product(threads, pairs_));
+  }
+
+  /// With zeros where a sweep relies on them.
+  Scratch<T> of(int worker) const {
+    T* at = numbers_.get() + worker * per_thread_;
+    Scratch<T> scratch;
+    scratch.pairs = at;
+    scratch.zeros = at + kStripBuffers * pairs_;
+    scratch.half_square = scratch.zeros + zeros_;
+    scratch.z = scratch.half_square + rows_;
+    scratch.sums = scratch.z + rows_ * z_pitch_;
+    scratch.total = totals_.get() + worker * rows_;
+    scratch.near = near_.get() + worker * pairs_;
+    scratch.z_pitch = z_pitch_;
+    scratch.sums_pitch = sums_pitch_;
+    std::fill_n(scratch.zeros, zeros_, T(0));
+    std::fill_n(scratch.sums, rows_ * sums_pitch_, T(0));
+    std::fill_n(scratch.total, rows_, 0.0);
+    return scratch;
+  }
+
+ private:
+  int64_t z_pitch_ = 0, sums_pitch_ = 0, rows_, pairs_, zeros_, per_thread_;
+  Memory<T> numbers_;
+  Memory<double> totals_;
+  Memory<int32_t> near_;
+};
+
+/// Puts the centred rows of an item into its scratch, where products read them.
+template <class T>
+void prepare_rows(const Sweep<T>& sweep, const Item<T>& item) {
+  const Problem<T>& a = sweep.problem;
+  const int64_t pitch = item.scratch.z_pitch;
+  if (pitch == 0) return;
+  const T* centre = sweep.centre ? sweep.centre.block(item.block) : nullptr;
+  for (int64_t r = 0; r < item.row_end - item.row; ++r) {
+    const T* from = a.z.block(item.block) + (item.row + r) * a.d;
+    T* to = item.scratch.z + r * pitch;
+    for (int64_t k = 0; k < a.d; ++k) to[k] = centre ? from[k] - centre[k] : from[k];
+    std::fill(to + a.d, to + pitch, T(0));
+    item.scratch.half_square[r] = half_square(to, a.d);
+  }
+}
+
+}  // namespace dmmd::cpu

@@ -29,6 +29,7 @@ __all__ = [
     "why_not",
 ]
 
+READS_VECTORS = False
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -10,16 +10,19 @@ coefficients, so value and gradients are one sweep each. For samples with weight
 Source: Gretton et al., "A kernel two-sample test", JMLR 2012, equations 3 and 5.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from dmmd_kernels.kernels import PLAIN, Kernel, is_tracing
 from dmmd_kernels.ops import operators
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
-from dmmd_kernels.ops.pairwise import _sweep, _total, potential, potential_grad
+from dmmd_kernels.ops.pairwise import added, gradient_of_cloud, potential_of_cloud, sweep
 
 _HALF = (torch.float16, torch.bfloat16)
-_coefficients: dict[tuple, tuple[Tensor, Tensor]] = {}
+_kept: dict[tuple, Any] = {}
 
 
 def mmd2(
@@ -72,11 +75,11 @@ def mmd2(
         u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
     for mixture in lowered.mixtures:
         how = (skip, precision, backend)
-        parts.append(_sweep("mmd2", operators.quadratic_form, (u, v, w), mixture, how))
+        parts.append(sweep("mmd2", operators.quadratic_form, (u, v, w), mixture, how))
     if lowered.linear is not None:
         form = _linear_mmd2(x, y, skip) if uniform else _linear_form(u, v, w, skip)
         parts.append(lowered.linear * form)
-    return _total(parts).to(dtype)
+    return _rounded(added(parts), dtype)
 
 
 def witness(
@@ -101,7 +104,7 @@ def witness(
     Raises:
         TypeError, ValueError, BackendError: as in `potential`; ValueError for an empty sample.
     """
-    return _witness(potential, "witness", z, x, y, kernel, backend, precision)
+    return _witness(potential_of_cloud, "witness", z, x, y, kernel, (False, precision, backend))
 
 
 def witness_grad(
@@ -120,34 +123,38 @@ def witness_grad(
     Returns:
         (…, n, d). ∂MMD²_biased(x, y)/∂xᵢ = (2/N) ∇f(xᵢ).
     """
-    return _witness(potential_grad, "witness_grad", z, x, y, kernel, backend, precision)
+    how = (False, precision, backend)
+    return _witness(gradient_of_cloud, "witness_grad", z, x, y, kernel, how)
 
 
-def _witness(op, name, z, x, y, kernel, backend, precision):
-    check_points(name, z=z, x=x, y=y)
-    for sample, cloud in (("x", x), ("y", y)):
-        if cloud.shape[-2] == 0:
-            raise ValueError(f"{name}: {sample} must hold at least one point, got an empty sample")
+def _witness(of_cloud, op, z, x, y, kernel, how):
+    check_points(op, z=z, x=x, y=y)
+    if x.shape[-2] == 0 or y.shape[-2] == 0:
+        sample = "x" if x.shape[-2] == 0 else "y"
+        raise ValueError(f"{op}: {sample} must hold at least one point, got an empty sample")
     dtype = z.dtype
     if dtype in _HALF:
         z, x, y = z.float(), x.float(), y.float()
-    batch = common_batch(name, x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
-    w = torch.cat([_uniform(x), -_uniform(y)])
+    batch = common_batch(op, x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
+    w = _for_sizes(_witness_weights, x, y)
     u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
-    w = w.expand(*batch, -1) if batch else w
-    return op(z, u, w, kernel, backend=backend, precision=precision).to(dtype)
+    return _rounded(of_cloud(op, z, u, w, kernel, how), dtype)
 
 
 def _check_estimator(estimator: str, x: Tensor, y: Tensor) -> None:
     if estimator not in ("unbiased", "biased"):
         raise ValueError(f"mmd2: estimator must be 'unbiased' or 'biased', got {estimator!r}")
     least = 2 if estimator == "unbiased" else 1
-    for name, cloud in (("x", x), ("y", y)):
-        if cloud.shape[-2] < least:
-            raise ValueError(
-                f"mmd2: estimator={estimator!r} needs at least {least} points in {name}, "
-                f"got {cloud.shape[-2]}"
-            )
+    n, m = x.shape[-2], y.shape[-2]
+    if n < least or m < least:
+        name, count = ("x", n) if n < least else ("y", m)
+        raise ValueError(
+            f"mmd2: estimator={estimator!r} needs at least {least} points in {name}, got {count}"
+        )
+
+
+def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype else t.to(dtype)
 
 
 def _uniform(x: Tensor) -> Tensor:
@@ -165,28 +172,33 @@ def _signed_coefficients(x, y, weights_x, weights_y, estimator) -> tuple[Tensor,
     if weights_y is not None:
         check_weights("mmd2", "weights_y", weights_y, "y", y, columns=False)
     if weights_x is None and weights_y is None:
-        return _uniform_coefficients(x, y, estimator)
+        return _for_sizes(_quadratic_coefficients, x, y, estimator)
     a = _uniform(x) if weights_x is None else weights_x
     b = _uniform(y) if weights_y is None else weights_y
     batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     a, b = a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])
-    return _build_coefficients(a, b, estimator)
+    return _quadratic_coefficients(a, b, estimator)
 
 
-def _uniform_coefficients(x: Tensor, y: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
-    """As above for weights 1/n and 1/m, kept for the next call of the same sizes."""
-    key = (x.shape[-2], y.shape[-2], estimator, x.dtype, x.device)
+def _for_sizes(build: Callable, x: Tensor, y: Tensor, *rest) -> Any:
+    """build(1/n, 1/m, *rest), kept for the next samples of the same sizes, dtype and device."""
     if type(x) not in PLAIN or is_tracing():
-        return _build_coefficients(_uniform(x), _uniform(y), estimator)
-    if key not in _coefficients:
-        if len(_coefficients) >= 64:
-            _coefficients.clear()
+        return build(_uniform(x), _uniform(y), *rest)
+    key = (build, x.shape[-2], y.shape[-2], x.dtype, x.device, *rest)
+    kept = _kept.get(key)
+    if kept is None:
+        if len(_kept) >= 64:
+            _kept.clear()
         with torch.no_grad():
-            _coefficients[key] = _build_coefficients(_uniform(x), _uniform(y), estimator)
-    return _coefficients[key]
+            kept = _kept[key] = build(_uniform(x), _uniform(y), *rest)
+    return kept
 
 
-def _build_coefficients(a: Tensor, b: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
+def _witness_weights(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([a, -b])
+
+
+def _quadratic_coefficients(a: Tensor, b: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
     """Biased: c = s sᵀ with s = [a; -b]. Unbiased: blocks κ_a a aᵀ, -a bᵀ, κ_b b bᵀ, rank two."""
     if estimator == "biased":
         s = torch.cat([a, -b], -1)[..., None]

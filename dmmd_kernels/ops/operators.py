@@ -24,8 +24,9 @@ def _sum(*parts: Tensor | None) -> Tensor | None:
     return sum(present[1:], present[0]) if present else None
 
 
-def _ones(z: Tensor) -> Tensor:
-    return z.new_ones(z.shape[-2], 1)
+def _ones(z: Tensor, w: Tensor) -> Tensor:
+    """The column that v = None stands for; a vector if w is one."""
+    return z.new_ones(z.shape[-2]) if w.ndim == 1 else z.new_ones(z.shape[-2], 1)
 
 
 # -- potential ------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def _second_order(tensors, how, needs, along_z, along_params):
     if needs[0] or needs[2] or needs[4]:
         dv, dz, dparams = tangents(z, x, v, w, params, along_z, None, along_params, *how)
     if needs[1] or needs[3]:
-        columns = _ones(z) if v is None else v
+        columns = _ones(z, w) if v is None else v
         dw, dx, _ = tangents(x, z, w, columns, params, None, along_z, along_params, *how)
     return dz, dx, None if v is None else dv, dw, dparams
 
@@ -226,7 +227,12 @@ def _by_columns(z, x, w, params):
 
 
 potential = Operator(
-    "potential", _CLOUDS, shapes=_by_columns, backward=_potential_backward, jvp=_potential_jvp
+    "potential",
+    _CLOUDS,
+    shapes=_by_columns,
+    backward=_potential_backward,
+    jvp=_potential_jvp,
+    has_sums=True,
 )
 potential_grad = Operator(
     "potential_grad",
@@ -243,6 +249,7 @@ potential_and_grad = Operator(
     backward=_both_backward,
     jvp=_both_jvp,
     has_diagonal=False,
+    has_sums=True,
 )
 params_grad = Operator(
     "params_grad",
@@ -279,4 +286,5 @@ tangents = Operator(
     params_dtype=(False, False, True),
     backward=_refuse,
     jvp=_refuse,
+    has_sums=True,
 )

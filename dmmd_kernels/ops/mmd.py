@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.linalg import vecdot
 
 from dmmd_kernels.kernels import PLAIN, Kernel, is_tracing
 from dmmd_kernels.ops import operators
@@ -22,6 +24,7 @@ from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
 from dmmd_kernels.ops.pairwise import added, gradient_of_cloud, potential_of_cloud, sweep
 
 _HALF = (torch.float16, torch.bfloat16)
+_BLOCK = 2**20  # numbers of a cloud in one temporary: larger ones are paged in anew each time
 _kept: dict[tuple, Any] = {}
 
 
@@ -219,20 +222,60 @@ def _off_diagonal_scale(a: Tensor) -> Tensor:
 def _linear_mmd2(x: Tensor, y: Tensor, skip_diagonal: bool) -> Tensor:
     """|x̄ - ȳ|², less Σ|xᵢ - x̄|²/n(n - 1) and the same of y when unbiased.
 
-    That is the quadratic form for weights 1/n. It does not feel the origin, so it is taken at ȳ,
-    where sums keep their digits.
+    That is the quadratic form for weights 1/n. It does not feel the origin, so it is taken at the
+    mean o of a sixteenth of y, where sums keep their digits: m|ȳ - o|² ≤ 16 Σ|yⱼ - ȳ|² for any
+    such o.
     """
-    origin = y.detach().mean(-2, keepdim=True)
-    x, y = x - origin, y - origin
-    mean_x, mean_y = x.mean(-2), y.mean(-2)
-    total = (mean_x - mean_y).square().sum(-1)
+    origin = y.detach()[..., ::16, :].mean(-2, keepdim=True)
+    n, m = x.shape[-2], y.shape[-2]
     if not skip_diagonal:
-        return total
-    for cloud, mean in ((x, mean_x), (y, mean_y)):
-        n, flat = cloud.shape[-2], cloud.flatten(-2)
-        squares = torch.linalg.vecdot(flat, flat)
-        total = total - (squares / n - mean.square().sum(-1)) / (n - 1)
-    return total
+        return ((x - origin).mean(-2) - (y - origin).mean(-2)).square().sum(-1)
+    (sum_x, squares_x), (sum_y, squares_y) = _sums(x, origin), _sums(y, origin)
+    mean_x, mean_y = sum_x / n, sum_y / m
+    difference = mean_x - mean_y
+    within_x = (squares_x / n - vecdot(mean_x, mean_x)) / (n - 1)
+    within_y = (squares_y / m - vecdot(mean_y, mean_y)) / (m - 1)
+    return vecdot(difference, difference) - within_x - within_y
+
+
+def _sums(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ(xᵢ - o), (…, d), and Σ|xᵢ - o|², (…,)."""
+    if type(x) not in PLAIN or is_tracing() or forward_ad._current_level >= 0:
+        return _sums_of_block(x, origin)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Sums.apply(x, origin)
+    return _sums_by_blocks(x, origin)
+
+
+def _sums_of_block(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    centred = x - origin
+    flat = centred.flatten(-2)
+    return centred.sum(-2), vecdot(flat, flat)
+
+
+def _sums_by_blocks(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    if x.numel() <= _BLOCK:
+        return _sums_of_block(x, origin)
+    rows = max(1, _BLOCK * x.shape[-2] // x.numel())
+    parts = [_sums_of_block(block, origin) for block in x.split(rows, -2)]
+    sums, squares = (added(list(part)) for part in zip(*parts, strict=True))
+    return sums, squares
+
+
+class _Sums(torch.autograd.Function):
+    """_sums with a gradient in two passes over x; plain autograd would take eight."""
+
+    @staticmethod
+    def forward(ctx, x, origin):
+        ctx.save_for_backward(x, origin)
+        return _sums_by_blocks(x, origin)
+
+    @staticmethod
+    def backward(ctx, along_sums, along_squares):
+        x, origin = ctx.saved_tensors
+        slope = 2 * along_squares[..., None, None]
+        grad = torch.addcmul(along_sums[..., None, :], x - origin, slope)
+        return grad.sum_to_size(x.shape), None
 
 
 def _linear_form(u: Tensor, v: Tensor, w: Tensor, skip_diagonal: bool) -> Tensor:

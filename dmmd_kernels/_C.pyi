@@ -36,5 +36,5 @@ def kernel_matrix(
 ) -> None: ...
 def quadratic_form(
     u: Tensor, v: Tensor, w: Tensor, params: Tensor, kernel: Kernel, skip_diagonal: bool,
-    threads: int, s: Tensor,
+    threads: int, s: Tensor, g: Tensor | None, q: Tensor | None,
 ) -> None: ...  # fmt: skip

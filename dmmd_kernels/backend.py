@@ -3,6 +3,8 @@
 A backend is a module that has every op under the same name and signature, plus
 
     why_not(z, kernel, precision) -> str | None     what stops it from running this call
+    READS_VECTORS: bool                             whether unbatched weights may be vectors (m,),
+                                                    not columns (m, 1), and sums with them (n,)
 
 Named explicitly, a backend runs or raises; it never gives way to another. Under "auto" the first
 able one of the device's preference runs. Passing over a preferred one warns once per reason;
@@ -76,7 +78,8 @@ def load(name: str) -> ModuleType:
 
 
 def _first_able(z: Tensor, kernel: Mixture, precision: str) -> ModuleType:
-    for name in _PREFERENCE.get(z.device.type, ("reference",)):
+    device = "cpu" if z.is_cpu else z.device.type  # the name takes torch 0.4 µs
+    for name in _PREFERENCE.get(device, ("reference",)):
         module = load(name)
         reason = module.why_not(z, kernel, precision)
         if reason is None:

@@ -92,8 +92,7 @@ class Kernel:
 
     def lower(self, points: Tensor) -> Lowered:
         """The compiled form, for points (…, d); kept for the next call when all are numbers."""
-        dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
-        key = (points.shape[-1], dtype, points.device)
+        key = (points.shape[-1], points.dtype, points.device)
         if self.parameters or torch.compiler.is_compiling() or type(points) not in PLAIN:
             return self._lower(*key)
         lowered = self._cache.get(key)
@@ -104,6 +103,7 @@ class Kernel:
         return lowered
 
     def _lower(self, d: int, dtype: torch.dtype, device: torch.device) -> Lowered:
+        dtype = torch.float64 if dtype == torch.float64 else torch.float32
         radial = [t for t in self.terms if not t.profile.startswith(("linear", "polynomial"))]
         polynomial = [t for t in self.terms if t.profile.startswith("polynomial")]
         linear = [t for t in self.terms if t.profile == "linear"]

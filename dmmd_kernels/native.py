@@ -14,6 +14,7 @@ from dmmd_kernels.kernels import Mixture
 
 _HALVES = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_HALVES)
+READS_VECTORS = True
 
 
 @cache
@@ -69,7 +70,7 @@ def potential(
 ) -> Tensor:
     if z.dtype in _HALVES:
         return potential(z.float(), x.float(), w.float(), kernel, skip_diagonal).to(z.dtype)
-    f = z.new_empty(*_blocks(z, x, w, kernel.params), z.shape[-2], w.shape[-1])
+    f = _empty_sums(z, w, x, kernel.params)
     _library().potential(z, x, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), f)
     return f
 
@@ -87,7 +88,7 @@ def potential_grad(
         dtype = z.dtype
         z, x, v, w = _floats(z, x, v, w)
         return potential_grad(z, x, v, w, kernel, skip_diagonal).to(dtype)
-    g = z.new_empty(*_blocks(z, x, v, w, kernel.params), *z.shape[-2:])
+    g = _empty_points(z, w, x, v, kernel.params)
     _library().potential_grad(z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), g)
     return g
 
@@ -98,9 +99,7 @@ def potential_and_grad(
     if z.dtype in _HALVES:
         f, g = potential_and_grad(z.float(), x.float(), w.float(), kernel)
         return f.to(z.dtype), g.to(z.dtype)
-    blocks = _blocks(z, x, w, kernel.params)
-    f = z.new_empty(*blocks, z.shape[-2], 1)
-    g = z.new_empty(*blocks, *z.shape[-2:])
+    f, g = _empty_sums(z, w, x, kernel.params), _empty_points(z, w, x, kernel.params)
     _library().potential_and_grad(z, x, w, *_how(kernel), torch.get_num_threads(), f, g)
     return f, g
 
@@ -139,10 +138,9 @@ def tangents(
         f, g, q = tangents(z_, x_, v_, w_, kernel, a_, b_, c, skip_diagonal)
         return f.to(z.dtype), g.to(z.dtype), q
     params = kernel.params
-    blocks = _blocks(z, x, v, w, params, a, b, c)
-    f = z.new_empty(*blocks, z.shape[-2], w.shape[-1])
-    g = z.new_empty(*blocks, *z.shape[-2:])
-    q = params.new_empty(*blocks, *params.shape[-2:])
+    rest = (x, v, params, a, b, c)
+    f, g = _empty_sums(z, w, *rest), _empty_points(z, w, *rest)
+    q = params.new_empty(*_blocks(z, w, *rest), *params.shape[-2:])
     how = (*_how(kernel), a, b, c, skip_diagonal, torch.get_num_threads())
     _library().tangents(z, x, v, w, *how, f, g, q)
     return f, g, q
@@ -166,11 +164,30 @@ def quadratic_form(
 ) -> Tensor:
     if u.dtype in _HALVES:
         u, v, w = u.float(), v.float(), w.float()
-    s = kernel.params.new_empty(*_blocks(u, v, w, kernel.params), 1, 1)
-    _library().quadratic_form(
-        u, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), s, None, None
-    )
-    return s[..., 0, 0]
+    s = kernel.params.new_empty(_blocks(u, v, w, kernel.params))
+    how = (*_how(kernel), skip_diagonal, torch.get_num_threads())
+    _library().quadratic_form(u, v, w, *how, s, None, None)
+    return s
+
+
+def quadratic_form_and_grads(
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> tuple[Tensor, Tensor, Tensor]:
+    if u.dtype in _HALVES:
+        s, g, q = quadratic_form_and_grads(u.float(), v.float(), w.float(), kernel, skip_diagonal)
+        return s, g.to(u.dtype), q
+    params = kernel.params
+    blocks = _blocks(u, v, w, params)
+    s, q = params.new_empty(blocks), params.new_empty(*blocks, *params.shape[-2:])
+    g = u.new_empty(*blocks, *u.shape[-2:])
+    how = (*_how(kernel), skip_diagonal, torch.get_num_threads())
+    _library().quadratic_form(u, v, w, *how, s, g, q)
+    return s, g, q
 
 
 @cache
@@ -188,6 +205,20 @@ def _blocks(*tensors: Tensor | None) -> tuple[int, ...]:
         if t is not None and t.dim() == 3:
             return (t.shape[0],)
     return ()
+
+
+def _empty_sums(z: Tensor, w: Tensor, *others: Tensor | None) -> Tensor:
+    """Room for a sum per point and column of the weights; nothing is batched if w is a vector."""
+    if w.ndim == 1:
+        return z.new_empty(z.shape[0])
+    return z.new_empty(*_blocks(z, w, *others), z.shape[-2], w.shape[-1])
+
+
+def _empty_points(z: Tensor, w: Tensor, *others: Tensor | None) -> Tensor:
+    """Room for a gradient per point."""
+    if w.ndim == 1:
+        return torch.empty_like(z)
+    return z.new_empty(*_blocks(z, w, *others), *z.shape[-2:])
 
 
 def _floats(*tensors: Tensor | None) -> list[Any]:

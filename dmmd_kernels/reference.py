@@ -17,6 +17,8 @@ from torch import Tensor
 
 from dmmd_kernels.kernels import Mixture, Profile, profile
 
+READS_VECTORS = False
+
 
 def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | None:
     return None
@@ -152,6 +154,20 @@ def quadratic_form(
     _, q = _pairs(u, u, kernel)
     pairs = _coefficients(u, v, w) * _value(q, kernel)
     return _without_diagonal(pairs, skip_diagonal).sum((-2, -1))
+
+
+def quadratic_form_and_grads(
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The quadratic form s, and ∂s/∂u (n, d) and ∂s/∂θ (L, 3): u is both clouds of the pairs."""
+    s = quadratic_form(u, v, w, kernel, skip_diagonal)
+    g = potential_grad(u, u, v, w, kernel, skip_diagonal)
+    return s, 2 * g, params_grad(u, u, v, w, kernel, skip_diagonal)
 
 
 def _work(t: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -47,12 +48,21 @@ Kernel parse_sum(const std::string& profiles) {
   return kernel;
 }
 
+/// How many blocks a call with these tensors has, and its results.
+int64_t common_blocks(std::initializer_list<const Tensor*> tensors, const Tensor& w) {
+  int64_t blocks = 1;
+  for (const Tensor* t : tensors) {
+    if (t->is_batched && w.is_vector) throw py::value_error("weights of a batch must be columns");
+    if (t->is_batched && t->blocks != 1) blocks = t->blocks;
+  }
+  return blocks;
+}
+
 template <class T>
 Problem<T> problem(const Tensor& z, const Tensor& x, const Tensor& v, const Tensor& w,
                    const Tensor& params, const Kernel& kernel, bool skip_diagonal, int threads) {
   Problem<T> a;
-  for (const Tensor* t : {&z, &x, &v, &w, &params})
-    if (t->is_batched && t->blocks != 1) a.blocks = t->blocks;
+  a.blocks = common_blocks({&z, &x, &v, &w, &params}, w);
   a.n = z.rows;
   a.m = x.rows;
   a.d = z.columns;
@@ -119,8 +129,7 @@ void tangents(Tensor z, Tensor x, Tensor v, Tensor w, Tensor params, const Kerne
   with_dtype(z, [&](auto one) {
     using T = decltype(one);
     Problem<T> p = problem<T>(z, x, v, w, params, kernel, skip, threads);
-    for (const Tensor* t : {&a, &b, &c})
-      if (t->is_batched && t->blocks != 1) p.blocks = t->blocks;
+    p.blocks = common_blocks({&z, &x, &v, &w, &params, &a, &b, &c}, w);
     dmmd::cpu::tangents(p, {a.batched<const T>(), b.batched<const T>(), c.batched<const T>()},
                         data<T>(f), data<T>(g), data<T>(q));
   });

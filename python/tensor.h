@@ -60,11 +60,12 @@ inline void use_exchange(py::object capsule) {
   if (api->version.major == 1 && api->dltensor_from_py_object_no_sync) exchange = api;
 }
 
-/// (rows, columns), or (blocks, rows, columns); no data where Python passed None.
+/// (rows, columns), or (blocks, rows, columns); a vector is one column, for weights where nothing
+/// is batched. No data where Python passed None.
 struct Tensor {
   void* data = nullptr;
   int64_t blocks = 1, rows = 0, columns = 0;
-  bool is_batched = false, is_double = false;
+  bool is_vector = false, is_batched = false, is_double = false;
 
   template <class T>
   Batched<T> batched() const {
@@ -72,11 +73,12 @@ struct Tensor {
   }
 
   void set_shape(const int64_t* shape, int ndim) {
-    if (ndim < 2 || ndim > 3) throw py::value_error("a tensor must have 2 or 3 dimensions");
+    if (ndim > 3) throw py::value_error("a tensor must have at most 3 dimensions");
+    is_vector = ndim == 1;
     is_batched = ndim == 3;
     blocks = is_batched ? shape[0] : 1;
-    rows = shape[ndim - 2];
-    columns = shape[ndim - 1];
+    rows = ndim > 1 ? shape[ndim - 2] : ndim > 0 ? shape[0] : 1;
+    columns = ndim > 1 ? shape[ndim - 1] : 1;
   }
 
   void read_exchange(PyObject* source) {

@@ -165,7 +165,8 @@ def assert_as_accurate(op: str, name: str, tensors: tuple, mixture: Mixture, *re
 
 def _results(function: Callable, tensors, mixture: Mixture, rest) -> tuple[Tensor, ...]:
     """Calls a backend function; None among the tensors marks the place of nothing but itself."""
-    place = {"kernel_matrix": 2, "potential": 3, "potential_and_grad": 3, "quadratic_form": 3}
+    place = {"kernel_matrix": 2, "potential": 3, "potential_and_grad": 3}
+    place |= {"quadratic_form": 3, "quadratic_form_and_grads": 3}
     at = place.get(function.__name__, 4)
     result = function(*tensors[:at], mixture, *tensors[at:], *rest)
     return result if isinstance(result, tuple) else (result,)

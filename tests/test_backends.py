@@ -25,6 +25,7 @@ FUNCTIONS = [
     "potential_and_grad",
     "potential_grad",
     "quadratic_form",
+    "quadratic_form_and_grads",
     "tangents",
     "why_not",
 ]
@@ -103,6 +104,17 @@ def test_hard_clouds(name, clouds, kernel):
 
 
 @each_backend
+@each_cloud
+@pytest.mark.parametrize("kernel", ["gaussian", "laplace", "gaussians"])
+@pytest.mark.parametrize("d", [2, 6, 12])
+def test_quadratic_forms_of_hard_clouds(name, clouds, kernel, d):
+    z, x, v, w = problem(37, 28, d, p=2, clouds=clouds)
+    u, c = torch.cat([z, x]), torch.cat([v, w])
+    for op in ("quadratic_form", "quadratic_form_and_grads"):
+        assert_as_accurate(op, name, (u, c, c), compiled_form(kernel, u), True)
+
+
+@each_backend
 @pytest.mark.parametrize("scale", [1e-4, 1e3])
 def test_tiny_and_huge_scales(name, scale):
     z, x, v, w = problem(20, 30, 3)
@@ -114,8 +126,9 @@ def test_tiny_and_huge_scales(name, scale):
 def test_the_diagonal_counts_for_nothing(name, kernel):
     z, _, v, w = problem(37, 37, 4, p=2)
     every_function(name, z, z.clone(), v, w, compiled_form(kernel, z), skip=True)
-    assert_as_accurate("quadratic_form", name, (z, v, v), compiled_form(kernel, z), True)
-    assert_as_accurate("quadratic_form", name, (z, v, v), compiled_form(kernel, z), False)
+    for skip in (True, False):
+        for op in ("quadratic_form", "quadratic_form_and_grads"):
+            assert_as_accurate(op, name, (z, v, v), compiled_form(kernel, z), skip)
 
 
 @each_backend

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def every_result(z, x, v, w, mixture):
-    f, g = native.potential_and_grad(z, x, w[:, :1].contiguous(), mixture)
+    one_column = w if w.ndim == 1 else w[:, :1].contiguous()
+    f, g = native.potential_and_grad(z, x, one_column, mixture)
     return (
         native.potential(z, x, w, mixture),
         native.potential_grad(z, x, v, w, mixture),
@@ -30,6 +31,24 @@ def every_result(z, x, v, w, mixture):
         native.quadratic_form(z, v, v, mixture, skip_diagonal=True),
         native.kernel_matrix(z, x, mixture),
     )
+
+
+def test_a_vector_of_weights_is_a_column():
+    z, x, v, w = (t.cpu() for t in problem(33, 70, 5))
+    mixture = compiled_form("gaussians", z)
+    columns = every_result(z, x, v, w, mixture)
+    vectors = every_result(z, x, v[:, 0], w[:, 0], mixture)
+    for got, expected in zip(vectors, columns, strict=True):
+        assert torch.equal(got, expected if got.ndim == expected.ndim else expected[:, 0])
+    assert sum(got.ndim == 1 for got in vectors) == 3  # potential, once with its gradient, tangents
+
+
+def test_a_vector_of_weights_in_a_batch_is_an_error():
+    """Its sums would have nowhere to go."""
+    z, x, _, w = (t.cpu() for t in problem(3, 7, 2))
+    how = (compiled_form("gaussian", z).params, "gaussian", False, "highest", "native")
+    with pytest.raises(ValueError, match="weights of a batch must be columns"):
+        torch.ops.dmmd.potential(z[None], x, w[:, 0].contiguous(), *how)
 
 
 @pytest.fixture

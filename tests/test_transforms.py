@@ -205,6 +205,28 @@ def test_tangents_is_a_well_behaved_operator_without_a_derivative():
         tangents(z.requires_grad_(), *arguments[1:], *how)[0].sum().backward()
 
 
+@pytest.mark.parametrize("escape", [lambda z: z, lambda z: 1.0 * z.detach()])
+def test_a_tensor_that_outlived_its_transform_is_unwrapped(escape):
+    z, x, w = inputs()
+    escaped = []
+    grad(lambda z: escaped.append(escape(z)) or z.sum())(z)
+    for cloud in (x, x.clone().requires_grad_()):
+        got = dk.potential(escaped[0], cloud, w, KERNELS["gaussian"])
+        assert torch.equal(got, dk.potential(z, x, w, KERNELS["gaussian"]))
+
+
+@each_kernel
+@pytest.mark.parametrize("op", [dk.potential, dk.potential_grad])
+def test_vmap_of_the_backward_of_an_eager_call(op, kernel):
+    """The call has saved its weights as a vector, and the mapped gradient needs columns."""
+    z, x, w = (t.requires_grad_() for t in inputs())
+    f = op(z, x, w, kernel)
+    upstream = torch.randn(3, *f.shape, dtype=f.dtype, device=DEVICE)
+    pull = lambda v: torch.autograd.grad(f, (x, w), v, retain_graph=True)
+    alone = [torch.stack(gradients) for gradients in zip(*map(pull, upstream), strict=True)]
+    torch.testing.assert_close(vmap(pull)(upstream), tuple(alone))
+
+
 def test_jacfwd_of_jacfwd_is_refused():
     z, x, w = inputs()
     f = lambda z: dk.potential(z, x, w, KERNELS["gaussian"]).sum()

@@ -25,11 +25,26 @@ __all__ = [
     "potential_and_grad",
     "potential_grad",
     "quadratic_form",
+    "quadratic_form_and_grads",
     "tangents",
     "why_not",
 ]
 
+READS_VECTORS = False
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def quadratic_form_and_grads(
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> tuple[Tensor, Tensor, Tensor]:
+    s = quadratic_form(u, v, w, kernel, skip_diagonal, precision)
+    g = potential_grad(u, u, v, w, kernel, skip_diagonal, precision)
+    return s, 2 * g, params_grad(u, u, v, w, kernel, skip_diagonal, precision)
 
 
 def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | None:

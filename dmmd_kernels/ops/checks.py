@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 
-def fits(z: Tensor, x: Tensor, w: Tensor) -> bool:
+def check_cloud(op: str, z: Tensor, x: Tensor, w: Tensor, *, columns: bool) -> None:
+    """Points z and a cloud x with weights w, as check_points and check_weights say."""
+    if not _fits(z, x, w):
+        check_points(op, z=z, x=x)
+        check_weights(op, "w", w, "x", x, columns=columns)
+
+
+def _fits(z: Tensor, x: Tensor, w: Tensor) -> bool:
     """Whether z (n, d), x (m, d) and w (m,) pass all checks: the common call, seen quickly."""
     return (
         isinstance(z, Tensor)
@@ -32,29 +39,43 @@ def check_points(op: str, **clouds: Tensor) -> None:
         TypeError: not a tensor, not floating point, or several dtypes.
         ValueError: fewer than two dimensions, several d, or several devices.
     """
-    names = " and ".join(clouds)
-    first = None
+    d = dtype = device = None
     for name, cloud in clouds.items():
         if not isinstance(cloud, Tensor):
             raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(cloud).__name__}")
-        if cloud.ndim < 2:
+        shape = cloud.shape
+        if len(shape) < 2:
             raise ValueError(
-                f"{op}: {name} must be (…, points, d), got {tuple(cloud.shape)}; "
+                f"{op}: {name} must be (…, points, d), got {tuple(shape)}; "
                 f"one point is {name}[None], one dimension is {name}[:, None]"
             )
-        if not cloud.is_floating_point():
-            raise TypeError(f"{op}: {name} must be floating point, got {cloud.dtype}")
-        if first is None:
-            first = cloud
-        elif cloud.shape[-1] != first.shape[-1]:
-            shapes = " and ".join(str(tuple(c.shape)) for c in clouds.values())
-            raise ValueError(f"{op}: {names} must have points of one dimension d, got {shapes}")
-        elif cloud.dtype != first.dtype:
-            dtypes = " and ".join(str(c.dtype) for c in clouds.values())
-            raise TypeError(f"{op}: {names} must share one dtype, got {dtypes}; cast with .to()")
-        elif cloud.device != first.device:
-            devices = " and ".join(str(c.device) for c in clouds.values())
-            raise ValueError(f"{op}: {names} must be on one device, got {devices}")
+        if d is None:
+            d, dtype, device = shape[-1], cloud.dtype, cloud.device
+            is_fit = cloud.is_floating_point()
+        else:
+            is_fit = shape[-1] == d and cloud.dtype == dtype and cloud.device == device
+        if not is_fit:
+            raise _misfit(op, name, clouds)
+
+
+def _misfit(op: str, name: str, clouds: dict[str, Tensor]) -> Exception:
+    """What to raise for the cloud `name`, which is not floating, or unlike the first one."""
+    if not clouds[name].is_floating_point():
+        return TypeError(f"{op}: {name} must be floating point, got {clouds[name].dtype}")
+    names = " and ".join(clouds)
+    listed = lambda values: " and ".join(map(str, values))
+    shapes = [tuple(c.shape) for c in clouds.values()]
+    if len({shape[-1] for shape in shapes}) > 1:
+        return ValueError(
+            f"{op}: {names} must have points of one dimension d, got {listed(shapes)}"
+        )
+    dtypes = [c.dtype for c in clouds.values()]
+    if len(set(dtypes)) > 1:
+        return TypeError(
+            f"{op}: {names} must share one dtype, got {listed(dtypes)}; cast with .to()"
+        )
+    devices = [c.device for c in clouds.values()]
+    return ValueError(f"{op}: {names} must be on one device, got {listed(devices)}")
 
 
 def check_weights(op: str, name: str, w: Tensor, cloud: str, x: Tensor, *, columns: bool) -> None:

@@ -10,16 +10,22 @@ coefficients, so value and gradients are one sweep each. For samples with weight
 Source: Gretton et al., "A kernel two-sample test", JMLR 2012, equations 3 and 5.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.linalg import vecdot
 
-from dmmd_kernels.kernels import PLAIN, Kernel, is_tracing
+from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_tracing
 from dmmd_kernels.ops import operators
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
-from dmmd_kernels.ops.pairwise import _sweep, _total, potential, potential_grad
+from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, sweep
 
 _HALF = (torch.float16, torch.bfloat16)
-_coefficients: dict[tuple, tuple[Tensor, Tensor]] = {}
+_BLOCK = 2**20  # numbers of a cloud in one temporary: larger ones are paged in anew each time
+_kept: dict[tuple, Any] = {}
 
 
 def mmd2(
@@ -72,11 +78,11 @@ def mmd2(
         u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
     for mixture in lowered.mixtures:
         how = (skip, precision, backend)
-        parts.append(_sweep("mmd2", operators.quadratic_form, (u, v, w), mixture, how))
+        parts.append(_quadratic_form(u, v, w, mixture, how))
     if lowered.linear is not None:
         form = _linear_mmd2(x, y, skip) if uniform else _linear_form(u, v, w, skip)
         parts.append(lowered.linear * form)
-    return _total(parts).to(dtype)
+    return _rounded(added(parts), dtype)
 
 
 def witness(
@@ -101,7 +107,7 @@ def witness(
     Raises:
         TypeError, ValueError, BackendError: as in `potential`; ValueError for an empty sample.
     """
-    return _witness(potential, "witness", z, x, y, kernel, backend, precision)
+    return _witness(potential_of_cloud, "witness", z, x, y, kernel, (False, precision, backend))
 
 
 def witness_grad(
@@ -120,34 +126,46 @@ def witness_grad(
     Returns:
         (…, n, d). ∂MMD²_biased(x, y)/∂xᵢ = (2/N) ∇f(xᵢ).
     """
-    return _witness(potential_grad, "witness_grad", z, x, y, kernel, backend, precision)
+    how = (False, precision, backend)
+    return _witness(gradient_of_cloud, "witness_grad", z, x, y, kernel, how)
 
 
-def _witness(op, name, z, x, y, kernel, backend, precision):
-    check_points(name, z=z, x=x, y=y)
-    for sample, cloud in (("x", x), ("y", y)):
-        if cloud.shape[-2] == 0:
-            raise ValueError(f"{name}: {sample} must hold at least one point, got an empty sample")
+def _witness(of_cloud, op, z, x, y, kernel, how):
+    check_points(op, z=z, x=x, y=y)
+    if x.shape[-2] == 0 or y.shape[-2] == 0:
+        sample = "x" if x.shape[-2] == 0 else "y"
+        raise ValueError(f"{op}: {sample} must hold at least one point, got an empty sample")
     dtype = z.dtype
     if dtype in _HALF:
         z, x, y = z.float(), x.float(), y.float()
-    batch = common_batch(name, x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
-    w = torch.cat([_uniform(x), -_uniform(y)])
+    batch = common_batch(op, x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
+    w = _for_sizes(_witness_weights, x, y)
     u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
-    w = w.expand(*batch, -1) if batch else w
-    return op(z, u, w, kernel, backend=backend, precision=precision).to(dtype)
+    return _rounded(of_cloud(op, z, u, w, kernel, how), dtype)
 
 
 def _check_estimator(estimator: str, x: Tensor, y: Tensor) -> None:
     if estimator not in ("unbiased", "biased"):
         raise ValueError(f"mmd2: estimator must be 'unbiased' or 'biased', got {estimator!r}")
     least = 2 if estimator == "unbiased" else 1
-    for name, cloud in (("x", x), ("y", y)):
-        if cloud.shape[-2] < least:
-            raise ValueError(
-                f"mmd2: estimator={estimator!r} needs at least {least} points in {name}, "
-                f"got {cloud.shape[-2]}"
-            )
+    n, m = x.shape[-2], y.shape[-2]
+    if n < least or m < least:
+        name, count = ("x", n) if n < least else ("y", m)
+        raise ValueError(
+            f"mmd2: estimator={estimator!r} needs at least {least} points in {name}, got {count}"
+        )
+
+
+def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype else t.to(dtype)
+
+
+def _quadratic_form(u: Tensor, v: Tensor, w: Tensor, mixture: Mixture, how: How) -> Tensor:
+    """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep."""
+    tensors = (u, v, w)
+    if torch.is_grad_enabled() and (u.requires_grad or mixture.params.requires_grad):
+        return sweep("mmd2", operators.quadratic_form_and_grads, tensors, mixture, how)[0]
+    return sweep("mmd2", operators.quadratic_form, tensors, mixture, how)
 
 
 def _uniform(x: Tensor) -> Tensor:
@@ -165,28 +183,33 @@ def _signed_coefficients(x, y, weights_x, weights_y, estimator) -> tuple[Tensor,
     if weights_y is not None:
         check_weights("mmd2", "weights_y", weights_y, "y", y, columns=False)
     if weights_x is None and weights_y is None:
-        return _uniform_coefficients(x, y, estimator)
+        return _for_sizes(_quadratic_coefficients, x, y, estimator)
     a = _uniform(x) if weights_x is None else weights_x
     b = _uniform(y) if weights_y is None else weights_y
     batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     a, b = a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])
-    return _build_coefficients(a, b, estimator)
+    return _quadratic_coefficients(a, b, estimator)
 
 
-def _uniform_coefficients(x: Tensor, y: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
-    """As above for weights 1/n and 1/m, kept for the next call of the same sizes."""
-    key = (x.shape[-2], y.shape[-2], estimator, x.dtype, x.device)
+def _for_sizes(build: Callable, x: Tensor, y: Tensor, *rest) -> Any:
+    """build(1/n, 1/m, *rest), kept for the next samples of the same sizes, dtype and device."""
     if type(x) not in PLAIN or is_tracing():
-        return _build_coefficients(_uniform(x), _uniform(y), estimator)
-    if key not in _coefficients:
-        if len(_coefficients) >= 64:
-            _coefficients.clear()
+        return build(_uniform(x), _uniform(y), *rest)
+    key = (build, x.shape[-2], y.shape[-2], x.dtype, x.device, *rest)
+    kept = _kept.get(key)
+    if kept is None:
+        if len(_kept) >= 64:
+            _kept.clear()
         with torch.no_grad():
-            _coefficients[key] = _build_coefficients(_uniform(x), _uniform(y), estimator)
-    return _coefficients[key]
+            kept = _kept[key] = build(_uniform(x), _uniform(y), *rest)
+    return kept
 
 
-def _build_coefficients(a: Tensor, b: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
+def _witness_weights(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([a, -b])
+
+
+def _quadratic_coefficients(a: Tensor, b: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
     """Biased: c = s sᵀ with s = [a; -b]. Unbiased: blocks κ_a a aᵀ, -a bᵀ, κ_b b bᵀ, rank two."""
     if estimator == "biased":
         s = torch.cat([a, -b], -1)[..., None]
@@ -207,20 +230,60 @@ def _off_diagonal_scale(a: Tensor) -> Tensor:
 def _linear_mmd2(x: Tensor, y: Tensor, skip_diagonal: bool) -> Tensor:
     """|x̄ - ȳ|², less Σ|xᵢ - x̄|²/n(n - 1) and the same of y when unbiased.
 
-    That is the quadratic form for weights 1/n. It does not feel the origin, so it is taken at ȳ,
-    where sums keep their digits.
+    That is the quadratic form for weights 1/n. It does not feel the origin, so it is taken at the
+    mean o of a sixteenth of y, where sums keep their digits: m|ȳ - o|² ≤ 16 Σ|yⱼ - ȳ|² for any
+    such o.
     """
-    origin = y.detach().mean(-2, keepdim=True)
-    x, y = x - origin, y - origin
-    mean_x, mean_y = x.mean(-2), y.mean(-2)
-    total = (mean_x - mean_y).square().sum(-1)
+    origin = y.detach()[..., ::16, :].mean(-2, keepdim=True)
+    n, m = x.shape[-2], y.shape[-2]
     if not skip_diagonal:
-        return total
-    for cloud, mean in ((x, mean_x), (y, mean_y)):
-        n, flat = cloud.shape[-2], cloud.flatten(-2)
-        squares = torch.linalg.vecdot(flat, flat)
-        total = total - (squares / n - mean.square().sum(-1)) / (n - 1)
-    return total
+        return ((x - origin).mean(-2) - (y - origin).mean(-2)).square().sum(-1)
+    (sum_x, squares_x), (sum_y, squares_y) = _sums(x, origin), _sums(y, origin)
+    mean_x, mean_y = sum_x / n, sum_y / m
+    difference = mean_x - mean_y
+    within_x = (squares_x / n - vecdot(mean_x, mean_x)) / (n - 1)
+    within_y = (squares_y / m - vecdot(mean_y, mean_y)) / (m - 1)
+    return vecdot(difference, difference) - within_x - within_y
+
+
+def _sums(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ(xᵢ - o), (…, d), and Σ|xᵢ - o|², (…,)."""
+    if type(x) not in PLAIN or is_tracing() or forward_ad._current_level >= 0:
+        return _sums_of_block(x, origin)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Sums.apply(x, origin)
+    return _sums_by_blocks(x, origin)
+
+
+def _sums_of_block(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    centred = x - origin
+    flat = centred.flatten(-2)
+    return centred.sum(-2), vecdot(flat, flat)
+
+
+def _sums_by_blocks(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    if x.numel() <= _BLOCK:
+        return _sums_of_block(x, origin)
+    rows = max(1, _BLOCK * x.shape[-2] // x.numel())
+    parts = [_sums_of_block(block, origin) for block in x.split(rows, -2)]
+    sums, squares = (added(list(part)) for part in zip(*parts, strict=True))
+    return sums, squares
+
+
+class _Sums(torch.autograd.Function):
+    """_sums with a gradient in two passes over x; plain autograd would take eight."""
+
+    @staticmethod
+    def forward(ctx, x, origin):
+        ctx.save_for_backward(x, origin)
+        return _sums_by_blocks(x, origin)
+
+    @staticmethod
+    def backward(ctx, along_sums, along_squares):
+        x, origin = ctx.saved_tensors
+        slope = 2 * along_squares[..., None, None]
+        grad = torch.addcmul(along_sums[..., None, :], x - origin, slope)
+        return grad.sum_to_size(x.shape), None
 
 
 def _linear_form(u: Tensor, v: Tensor, w: Tensor, skip_diagonal: bool) -> Tensor:

@@ -24,8 +24,9 @@ def _sum(*parts: Tensor | None) -> Tensor | None:
     return sum(present[1:], present[0]) if present else None
 
 
-def _ones(z: Tensor) -> Tensor:
-    return z.new_ones(z.shape[-2], 1)
+def _ones(z: Tensor, w: Tensor) -> Tensor:
+    """The column that v = None stands for; a vector if w is one."""
+    return z.new_ones(z.shape[-2]) if w.ndim == 1 else z.new_ones(z.shape[-2], 1)
 
 
 # -- potential ------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def _second_order(tensors, how, needs, along_z, along_params):
     if needs[0] or needs[2] or needs[4]:
         dv, dz, dparams = tangents(z, x, v, w, params, along_z, None, along_params, *how)
     if needs[1] or needs[3]:
-        columns = _ones(z) if v is None else v
+        columns = _ones(z, w) if v is None else v
         dw, dx, _ = tangents(x, z, w, columns, params, None, along_z, along_params, *how)
     return dz, dx, None if v is None else dv, dw, dparams
 
@@ -141,6 +142,37 @@ def _form_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
     along_v = None if v_dot is None else (v_dot * potential(u, u, w, params, *how)).sum((-2, -1))
     total = _sum(None if f is None else (v * f).sum((-2, -1)), along_v)
     return None if total is None else total.to(params.dtype)
+
+
+# -- quadratic_form_and_grads ---------------------------------------------------------------------
+# s with g = ∂s/∂u and q = ∂s/∂θ, all from one sweep. As g and q are results of the operator and not
+# only kept for its backward, differentiating s twice is differentiating them once.
+
+
+def _form_and_grads_backward(tensors, how, needs, s, along_u, along_params):
+    u, v, w, params, _s, g, q = tensors
+    first = second = (None,) * 4
+    if s is not None:
+        _, dv, dw, _ = _form_backward(tensors[:4], how, (False, *needs[1:3], False), s)
+        s = s[..., None, None]
+        first = ((s * g).to(u.dtype), dv, dw, s * q)
+    if along_u is not None or along_params is not None:
+        twice = None if along_u is None else 2 * along_u.contiguous()
+        along_params = None if along_params is None else along_params.contiguous()
+        needs = (needs[0], needs[0], *needs[1:])
+        dz, dx, *rest = _second_order((u, u, v, w, params), how, needs, twice, along_params)
+        second = (_sum(dz, dx), *rest)
+    return tuple(map(_sum, first, second))
+
+
+def _form_and_grads_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
+    u, v, w, params = tensors
+    pairs, dots = (u, u, v, w, params), (u_dot, u_dot, v_dot, w_dot, params_dot)
+    return (
+        _form_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot),
+        2 * _potential_grad_jvp(pairs, how, *dots),
+        _params_grad_jvp(pairs, how, *dots),
+    )
 
 
 # -- kernel_matrix --------------------------------------------------------------------------------
@@ -226,7 +258,12 @@ def _by_columns(z, x, w, params):
 
 
 potential = Operator(
-    "potential", _CLOUDS, shapes=_by_columns, backward=_potential_backward, jvp=_potential_jvp
+    "potential",
+    _CLOUDS,
+    shapes=_by_columns,
+    backward=_potential_backward,
+    jvp=_potential_jvp,
+    has_sums=True,
 )
 potential_grad = Operator(
     "potential_grad",
@@ -243,6 +280,7 @@ potential_and_grad = Operator(
     backward=_both_backward,
     jvp=_both_jvp,
     has_diagonal=False,
+    has_sums=True,
 )
 params_grad = Operator(
     "params_grad",
@@ -259,6 +297,15 @@ quadratic_form = Operator(
     params_dtype=(True,),
     backward=_form_backward,
     jvp=_form_jvp,
+)
+quadratic_form_and_grads = Operator(
+    "quadratic_form_and_grads",
+    ["u", "v", "w", "params"],
+    shapes=lambda u, v, w, params: [(), u.shape[-2:], params.shape[-2:]],
+    params_dtype=(True, False, True),
+    backward=_form_and_grads_backward,
+    jvp=_form_and_grads_jvp,
+    saves_results=True,
 )
 kernel_matrix = Operator(
     "kernel_matrix",
@@ -279,4 +326,5 @@ tangents = Operator(
     params_dtype=(False, False, True),
     backward=_refuse,
     jvp=_refuse,
+    has_sums=True,
 )

@@ -7,20 +7,13 @@ Radial and polynomial terms of a kernel are sweeps over the pairs, on a backend.
 closed forms in O((n + m) d): f(z) = ⟨z, Σⱼ wⱼ xⱼ⟩. No op stores an n × m matrix but kernel_matrix.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel, Lowered, Mixture
 from dmmd_kernels.ops import operators
-from dmmd_kernels.ops.checks import (
-    check_points,
-    check_weights,
-    common_batch,
-    fits,
-    one_batch,
-)
+from dmmd_kernels.ops.checks import check_cloud, check_points, common_batch, one_batch
+from dmmd_kernels.ops.register import Operator
 
 How = tuple[bool, str, str]
 
@@ -50,12 +43,12 @@ def kernel_matrix(
     parts = []
     for mixture in lowered.mixtures:
         if mixture.is_radial:
-            parts.append(_sweep("kernel_matrix", operators.kernel_matrix, (x, y), mixture, how))
+            parts.append(sweep("kernel_matrix", operators.kernel_matrix, (x, y), mixture, how))
         else:
             parts.append(_polynomial_matrix(x, y, mixture))
     if lowered.linear is not None:
         parts.append(lowered.linear[..., None, None].to(x.dtype) * (x @ y.mT))
-    return _total(parts)
+    return added(parts)
 
 
 def potential(
@@ -85,21 +78,8 @@ def potential(
         TypeError, ValueError: z, x and w do not fit together.
         BackendError: the named backend cannot run the call.
     """
-    if not fits(z, x, w):
-        check_points("potential", z=z, x=x)
-        check_weights("potential", "w", w, "x", x, columns=True)
-    one_column = w.ndim < x.ndim
-    columns = w.unsqueeze(-1) if one_column else w
-    lowered = kernel.lower(z)
-    how = (False, precision, backend)
-    parts = [
-        _sweep("potential", operators.potential, (z, x, columns), mixture, how)
-        for mixture in lowered.mixtures
-    ]
-    if lowered.linear is not None:
-        parts.append(z @ _linear_moment(x, columns, lowered))
-    f = _total(parts)
-    return f.squeeze(-1) if one_column else f
+    check_cloud("potential", z, x, w, columns=True)
+    return potential_of_cloud("potential", z, x, w, kernel, (False, precision, backend))
 
 
 def potential_grad(
@@ -125,19 +105,8 @@ def potential_grad(
     Raises:
         TypeError, ValueError, BackendError: as in `potential`.
     """
-    if not fits(z, x, w):
-        check_points("potential_grad", z=z, x=x)
-        check_weights("potential_grad", "w", w, "x", x, columns=False)
-    w = w.unsqueeze(-1)
-    lowered = kernel.lower(z)
-    how = (False, precision, backend)
-    parts = [
-        _sweep("potential_grad", operators.potential_grad, (z, x, None, w), mixture, how)
-        for mixture in lowered.mixtures
-    ]
-    if lowered.linear is not None:
-        parts.append(_linear_gradient(z, x, w, lowered))
-    return _total(parts)
+    check_cloud("potential_grad", z, x, w, columns=False)
+    return gradient_of_cloud("potential_grad", z, x, w, kernel, (False, precision, backend))
 
 
 def potential_and_grad(
@@ -156,39 +125,64 @@ def potential_and_grad(
     Returns:
         f, (…, n), and g, (…, n, d). Differentiable once more.
     """
-    if not fits(z, x, w):
-        check_points("potential_and_grad", z=z, x=x)
-        check_weights("potential_and_grad", "w", w, "x", x, columns=False)
-    w = w.unsqueeze(-1)
+    check_cloud("potential_and_grad", z, x, w, columns=False)
     lowered = kernel.lower(z)
     how = (False, precision, backend)
     both = [
-        _sweep("potential_and_grad", operators.potential_and_grad, (z, x, w), mixture, how)
+        sweep("potential_and_grad", operators.potential_and_grad, (z, x, w), mixture, how)
         for mixture in lowered.mixtures
     ]
     if lowered.linear is not None:
-        both.append((z @ _linear_moment(x, w, lowered), _linear_gradient(z, x, w, lowered)))
-    f, g = (_total(list(parts)) for parts in zip(*both, strict=True))
-    return f.squeeze(-1), g
+        both.append((_linear_potential(z, x, w, lowered), _linear_gradient(z, x, w, lowered)))
+    f, g = (added(list(parts)) for parts in zip(*both, strict=True))
+    return f, g
 
 
-def _sweep(op: str, operator: Callable, tensors: tuple, mixture: Mixture, how: How):
-    """Runs an operator on blocks (…, rows, columns), folding the batch dimensions into one."""
-    params = mixture.params
-    most = params.ndim
+def potential_of_cloud(op: str, z: Tensor, x: Tensor, w: Tensor, kernel: Kernel, how: How):
+    """`potential` of inputs that have passed the checks; errors bear the name `op`."""
+    lowered = kernel.lower(z)
+    parts = [
+        sweep(op, operators.potential, (z, x, w), mixture, how) for mixture in lowered.mixtures
+    ]
+    if lowered.linear is not None:
+        parts.append(_linear_potential(z, x, w, lowered))
+    return added(parts)
+
+
+def gradient_of_cloud(op: str, z: Tensor, x: Tensor, w: Tensor, kernel: Kernel, how: How):
+    """`potential_grad` of inputs that have passed the checks."""
+    lowered = kernel.lower(z)
+    parts = [
+        sweep(op, operators.potential_grad, (z, x, None, w), mixture, how)
+        for mixture in lowered.mixtures
+    ]
+    if lowered.linear is not None:
+        parts.append(_linear_gradient(z, x, w, lowered))
+    return added(parts)
+
+
+def sweep(op: str, operator: Operator, tensors: tuple, mixture: Mixture, how: How):
+    """Runs an operator on its tensors and the mixture; the last weights may be (…, m)."""
+    tensors = (*tensors, mixture.params)
     for t in tensors:
-        if t is not None and t.ndim > most:
-            most = t.ndim
-    if most == 2:
-        return operator(*tensors, params, mixture.profiles, *how)
-    names = ("z", "x", "v", "w") if len(tensors) == 4 else ("z", "x", "w")
-    named = {name: t for name, t in zip(names, tensors, strict=False) if t is not None}
-    batch = common_batch(op, **named, parameters=params)
-    folded = [None if t is None else one_batch(t, batch) for t in tensors]
-    result = operator(*folded, one_batch(params, batch), mixture.profiles, *how)
-    if isinstance(result, tuple):
-        return tuple(_unfold(r, batch) for r in result)
-    return _unfold(result, batch)
+        if t is not None and t.ndim > 2:
+            return _sweep_blocks(op, operator, tensors, mixture.profiles, how)
+    return operator(*tensors, mixture.profiles, *how)
+
+
+def _sweep_blocks(op: str, operator: Operator, tensors: tuple, profiles: str, how: How):
+    """The same for tensors (…, rows, columns), folding the batch dimensions into one."""
+    named = dict(zip(operator.tensors, tensors, strict=True))
+    is_vector = "x" in named and "w" in named and named["w"].ndim < named["x"].ndim
+    if is_vector:
+        named["w"] = named["w"].unsqueeze(-1)
+    batch = common_batch(op, **{name: t for name, t in named.items() if t is not None})
+    folded = [None if t is None else one_batch(t, batch) for t in named.values()]
+    result = operator(*folded, profiles, *how)
+    results = [_unfold(r, batch) for r in (result if isinstance(result, tuple) else (result,))]
+    if is_vector and operator.has_sums:
+        results[0] = results[0].squeeze(-1)
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 def _unfold(result: Tensor, batch: torch.Size) -> Tensor:
@@ -196,10 +190,16 @@ def _unfold(result: Tensor, batch: torch.Size) -> Tensor:
     return result.reshape(*batch, *blocks)
 
 
-def _linear_moment(x: Tensor, columns: Tensor, lowered: Lowered) -> Tensor:
-    """λ Σⱼ xⱼ wⱼ, (…, d, p)"""
+def _linear_moment(x: Tensor, w: Tensor, lowered: Lowered) -> Tensor:
+    """λ Σⱼ xⱼ wⱼ, (…, d, p), with p = 1 for weights (…, m)"""
     assert lowered.linear is not None
+    columns = w.unsqueeze(-1) if w.ndim < x.ndim else w
     return lowered.linear[..., None, None].to(x.dtype) * (x.mT @ columns)
+
+
+def _linear_potential(z: Tensor, x: Tensor, w: Tensor, lowered: Lowered) -> Tensor:
+    f = z @ _linear_moment(x, w, lowered)
+    return f.squeeze(-1) if w.ndim < x.ndim else f
 
 
 def _linear_gradient(z: Tensor, x: Tensor, w: Tensor, lowered: Lowered) -> Tensor:
@@ -214,8 +214,8 @@ def _polynomial_matrix(x: Tensor, y: Tensor, mixture: Mixture) -> Tensor:
     for index, name in enumerate(mixture.names):
         weight, gamma, coef = mixture.params[..., index, :, None, None].unbind(-3)
         total.append(weight * (gamma * products + coef) ** int(name.removeprefix("polynomial")))
-    return _total(total).to(x.dtype)
+    return added(total).to(x.dtype)
 
 
-def _total(parts: list[Tensor]) -> Tensor:
+def added(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from dmmd_kernels.backend import pick
@@ -34,12 +36,15 @@ class Operator:
     Args:
         name: the op, as every backend module spells it.
         tensors: schema names of the tensor arguments; "v?" may be None. Each is (rows, columns),
-            or (B, rows, columns). One is "params".
+            or (B, rows, columns). One is "params". Where nothing is batched, a call may also give
+            its weights v and w as vectors, for one column; sums with them are then vectors too.
         shapes: the result's shapes without the batch dimension, from the tensors.
         backward: (tensors, how, needs, *upstream) -> one gradient (or None) per tensor. A gradient
             may keep a batch dimension its tensor lacks; it is summed here.
         jvp: (tensors, how, *tangents) -> tangent of the result(s). Tangents may be None.
-        run: (module, *tensors but params, mixture, skip_diagonal, precision) -> result(s).
+        has_sums: whether the first result has a column per column of the weights.
+        saves_results: whether `backward` sees the results too, after the tensors; a result that
+            nothing came from then has None upstream.
     """
 
     def __init__(
@@ -52,8 +57,11 @@ class Operator:
         jvp: Rule,
         params_dtype: Sequence[bool] = (False,),
         has_diagonal: bool = True,
+        has_sums: bool = False,
+        saves_results: bool = False,
     ):
-        self.name = name
+        self.name, self.has_sums, self.saves_results = name, has_sums, saves_results
+        self.tensors = [t.removesuffix("?") for t in tensors]
         self._count = len(tensors)
         self._params = tensors.index("params")
         self._backward, self._jvp = backward, jvp
@@ -71,40 +79,56 @@ class Operator:
         _LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"dmmd::{name}", self._fake, lib=_LIBRARY)
         torch.library.register_autograd(
-            f"dmmd::{name}", self.backward, setup_context=_save, lib=_LIBRARY
+            f"dmmd::{name}", self.backward, setup_context=self.save, lib=_LIBRARY
         )
         self._op = getattr(torch.ops.dmmd, name).default
         self._eager, self._transformed = _functions(self)
 
     def __call__(self, *arguments):
         if torch.compiler.is_compiling():
-            return self._op(*arguments)
+            return self._in_columns(self._op, arguments)
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-            return self._transformed.apply(*arguments)
+            return self._in_columns(self._transformed, arguments)
         needs_grad = False
         for t in arguments[: self._count]:
             if t is not None:
                 if type(t) not in PLAIN:
-                    return self._op(*arguments)
+                    return self._in_columns(self._op, arguments)
+                if unwrap_if_dead(t) is not t:  # it has outlived the transform that wrapped it
+                    return self(*unwrap_dead_wrappers(arguments))
                 needs_grad = needs_grad or t.requires_grad
         if torch._C._len_torch_dispatch_stack() > 0:
-            return self._op(*arguments)
+            return self._in_columns(self._op, arguments)
         if needs_grad and torch.is_grad_enabled():
-            return self._eager.apply(*arguments)
+            return self._eager(*arguments)
         return self._run(*arguments)
 
+    def _in_columns(self, call, arguments):
+        """call(*arguments), with vectors as columns, and the column of sums as a vector again."""
+        tensors, how = arguments[: self._count], arguments[self._count :]
+        if not _has_vectors(tensors):
+            return call(*arguments)
+        columns = [t.unsqueeze(-1) if t is not None and t.ndim == 1 else t for t in tensors]
+        result = call(*columns, *how)
+        if not self.has_sums:
+            return result
+        return result.squeeze(-1) if self._single else (result[0].squeeze(-1), *result[1:])
+
     def _run(self, *arguments):
-        call: list[Any] = _packed(arguments[: self._count])
+        tensors: list[Any] = _packed(arguments[: self._count])
         profiles, skip_diagonal, precision, backend = arguments[self._count :]
-        mixture = call[self._params] = Mixture(profiles, call[self._params])
-        z = call[0]
-        function = getattr(pick(backend, z, mixture, precision), self.name)
+        z = tensors[0]
+        mixture = tensors[self._params] = Mixture(profiles, tensors[self._params])
+        module = pick(backend, z, mixture, precision)
+        if not module.READS_VECTORS and _has_vectors(arguments[: self._count]):
+            return self._in_columns(self._run, arguments)
         if self._has_diagonal:
-            call.append(skip_diagonal)
+            tensors.append(skip_diagonal)
+        function = getattr(module, self.name)
         if not z.is_cuda:
-            return function(*call, precision)
+            return function(*tensors, precision)
         with torch.cuda.device_of(z):  # launch where the data is, not on the current device
-            return function(*call, precision)
+            return function(*tensors, precision)
 
     def _fake(self, *arguments):
         tensors = arguments[: self._count]
@@ -115,14 +139,22 @@ class Operator:
         )
         return results[0] if self._single else results
 
+    def save(self, ctx, inputs, output):
+        ctx.how = inputs[-_STATIC:]
+        if self.saves_results:
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*inputs[:-_STATIC], *output)
+        else:
+            ctx.save_for_backward(*inputs[:-_STATIC])
+
     def backward(self, ctx, *upstream):
         tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[: self._count]
         grads = self._backward(tensors, ctx.how, needs, *upstream)
-        return (*map(_like, grads, tensors, needs), *[None] * _STATIC)
+        return (*map(_like, grads, tensors[: self._count], needs), *[None] * _STATIC)
 
     def jvp(self, ctx, *tangents):
-        return self._jvp(ctx.saved_tensors, ctx.how, *tangents[: self._count])
+        return self._jvp(ctx.saved_tensors[: self._count], ctx.how, *tangents[: self._count])
 
     def vmap(self, info, in_dims, *arguments):
         """Adds the mapped dimension in front of, and folds it into, the one batch dimension."""
@@ -152,17 +184,19 @@ class Operator:
         return tuple(map(unfold, result)), (0,) * len(result)
 
 
-def _functions(operator: Operator) -> tuple[Any, Any]:
+def _functions(operator: Operator) -> tuple[Rule, Rule]:
     """The operator as an autograd Function: for eager code, and for functorch and forward mode.
 
-    They differ in cost: torch takes four times as long over a separate setup_context.
+    They differ in cost: torch takes four times as long over a separate setup_context. Eager code
+    also goes around Function.apply, which only looks for functorch, to the apply beneath.
     """
 
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *arguments):
-            _save(ctx, arguments, None)
-            return operator._run(*arguments)
+            results = operator._run(*arguments)
+            operator.save(ctx, arguments, results)
+            return results
 
         @staticmethod
         def backward(ctx, *upstream):
@@ -175,7 +209,7 @@ def _functions(operator: Operator) -> tuple[Any, Any]:
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            _save(ctx, inputs, output)
+            operator.save(ctx, inputs, output)
             ctx.save_for_forward(*inputs[:-_STATIC])
 
         @staticmethod
@@ -190,12 +224,11 @@ def _functions(operator: Operator) -> tuple[Any, Any]:
         def vmap(info, in_dims, *arguments):
             return operator.vmap(info, in_dims, *arguments)
 
-    return Eager, Transformed
+    return super(torch.autograd.Function, Eager).apply, Transformed.apply
 
 
-def _save(ctx, inputs, output):
-    ctx.how = inputs[-_STATIC:]
-    ctx.save_for_backward(*inputs[:-_STATIC])
+def _has_vectors(tensors: Sequence[Tensor | None]) -> bool:
+    return any(t is not None and t.ndim == 1 for t in tensors)
 
 
 def _like(grad: Tensor | None, tensor: Tensor | None, needed: bool) -> Tensor | None:
@@ -214,6 +247,13 @@ def _fold(t: Tensor, is_mapped: bool, has_blocks: bool, size: int, blocks: int) 
 
 def _packed(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Contiguous tensors; blocks that were expanded from one are handed on as that one."""
+    for t in tensors:
+        if t is not None and not t.is_contiguous():
+            return _repacked(tensors)
+    return list(tensors)
+
+
+def _repacked(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     packed = list(tensors)
     batched = []
     for place, t in enumerate(tensors):

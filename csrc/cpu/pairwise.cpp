@@ -15,6 +15,11 @@ constexpr int64_t kItems = 16;
 template <class T>
 struct Results {
   T *f = nullptr, *g = nullptr, *q = nullptr;
+
+  Results of_block(const Problem<T>& a, int64_t block) const {
+    return {f ? f + block * a.n * a.p : f, g ? g + block * a.n * a.d : g,
+            q ? q + block * 3 * a.components : q};
+  }
 };
 
 /// How a problem is cut, and how many doubles of sums each item fills.
@@ -27,13 +32,13 @@ struct Cut {
 };
 
 template <class T>
-Cut cut(const Sweep<T>& sweep, bool second_order) {
+Cut cut(const Sweep<T>& sweep, bool second_order, int64_t tasks) {
   const Problem<T>& a = sweep.problem;
   Cut cut;
   cut.rows = sweep.regime.rows;
   cut.row_blocks = (a.n + cut.rows - 1) / cut.rows;
   cut.tiles = (a.m + sweep.width - 1) / sweep.width;
-  const int64_t items = std::max<int64_t>(a.blocks * cut.row_blocks, 1);
+  const int64_t items = std::max<int64_t>(tasks * a.blocks * cut.row_blocks, 1);
   cut.spans = sweep.want & kMatrix ? 1
                                    : std::clamp<int64_t>((kItems + items - 1) / items, 1,
                                                          std::max<int64_t>(cut.tiles, 1));
@@ -84,12 +89,12 @@ void finish_blocks(const Sweep<T>& sweep, const Cut& cut, const double* sums,
 }
 
 template <class T>
-void run(Sweep<T>& sweep, bool second_order, const Results<T>& to) {
+void run(Sweep<T> sweep, bool second_order, const Results<T>& to, int64_t tasks) {
   const Problem<T>& a = sweep.problem;
   const int threads = worthwhile_threads(a, double(a.n) * double(a.m));
   const PackedSweep<T> packed(sweep, second_order, threads);
 
-  const Cut cut = cpu::cut(sweep, second_order);
+  const Cut cut = cpu::cut(sweep, second_order, tasks);
   // With one item for each block of rows, and nothing to add up over blocks, an item's sums are
   // read at once and one buffer per thread serves them all.
   const bool keeps_sums = cut.spans > 1 || cut.q;
@@ -130,9 +135,12 @@ void run(Sweep<T>& sweep, bool second_order, const Results<T>& to) {
 
 template <class T>
 void run(const Problem<T>& problem, int want, const Results<T>& to, T* matrix = nullptr) {
-  Sweep<T> sweep = sweep_of(problem, want);
-  sweep.matrix = matrix;
-  run(sweep, false, to);
+  const auto run_part = [&](const Problem<T>& part, int64_t block, int64_t tasks) {
+    Sweep<T> sweep = sweep_of(part, want);
+    sweep.matrix = matrix + block * part.n * part.m;
+    run(sweep, false, to.of_block(part, block), tasks);
+  };
+  by_blocks(problem, double(problem.n) * double(problem.m), run_part);
 }
 
 }  // namespace
@@ -164,9 +172,15 @@ void kernel_matrix(const Problem<T>& problem, T* k) {
 
 template <class T>
 void tangents(const Problem<T>& problem, const Direction<T>& direction, T* f, T* g, T* q) {
-  Sweep<T> sweep = sweep_of(problem, 0);
-  sweep.direction = direction;
-  run(sweep, true, {.f = f, .g = g, .q = q});
+  const auto run_part = [&](const Problem<T>& part, int64_t block, int64_t tasks) {
+    Sweep<T> sweep = sweep_of(part, 0);
+    sweep.direction = direction;
+    if (tasks > 1)
+      for (auto array : {&Direction<T>::z, &Direction<T>::x, &Direction<T>::params})
+        sweep.direction.*array = {(direction.*array).block(block), 0};
+    run(sweep, true, Results<T>{f, g, q}.of_block(part, block), tasks);
+  };
+  by_blocks(problem, double(problem.n) * double(problem.m), run_part);
 }
 
 #define DMMD_INSTANTIATE(T)                                    \

@@ -139,13 +139,16 @@ class QuadraticForm {
 
 template <class T>
 void quadratic_form(const Problem<T>& problem, T* s, T* g, T* q) {
-  Problem<T> a = problem;
-  a.x = a.z;
-  a.m = a.n;
-  Sweep<T> sweep = sweep_of(a, (g ? kGradient : 0) | (q ? kParams : 0));
-  QuadraticForm<T> form(sweep, worthwhile_threads(a, 0.5 * double(a.n) * double(a.n)));
-  form.run();
-  form.finish(s, g, q);
+  Problem<T> whole = problem;
+  whole.x = whole.z;
+  whole.m = whole.n;
+  const double pairs = 0.5 * double(whole.n) * double(whole.n);
+  by_blocks(whole, pairs, [&](const Problem<T>& a, int64_t block, int64_t) {
+    Sweep<T> sweep = sweep_of(a, (g ? kGradient : 0) | (q ? kParams : 0));
+    QuadraticForm<T> form(sweep, worthwhile_threads(a, pairs));
+    form.run();
+    form.finish(s + block, g ? g + block * a.n * a.d : g, q ? q + block * 3 * a.components : q);
+  });
 }
 
 template void quadratic_form(const Problem<float>&, float*, float*, float*);

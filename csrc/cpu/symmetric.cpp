@@ -120,6 +120,18 @@ void sum_rows(Rows<T> z, Columns<T> x, int64_t rows, int64_t d, const T* s, int6
   }
 }
 
+/// total[j] += sum_r s[r, j]
+template <class T>
+void add_column_totals(const T* s, int64_t rows, int64_t begin, int64_t end, int64_t pitch,
+                       double* total) {
+  using V = Vec<T>;
+  for (int64_t j = begin; j < end; j += V::size) {
+    V sum(0);
+    for (int64_t r = 0; r < rows; ++r) sum = sum + V::load(s + r * pitch + j);
+    for (int i = 0; i < V::size; ++i) total[j + i] += double(sum.v[i]);
+  }
+}
+
 template <class T>
 void pull_both(const SymmetricStrip<T>& strip, T* s) {
   const Item<T>& item = strip.item;
@@ -139,11 +151,9 @@ void pull_both(const SymmetricStrip<T>& strip, T* s) {
   const int64_t lanes = round_to_vector<T>(d), z_pitch = strip.z().pitch;
   pull_near(strip, s, [&](int64_t j) { return columns + j * z_pitch; });
   double* row_total = item.scratch.total + (strip.row - item.row);
-  for (int64_t r = 0; r < strip.rows; ++r) {
+  for (int64_t r = 0; r < strip.rows; ++r)
     row_total[r] += sum_of(s + r * pitch + begin, strip.end - begin);
-    for (int64_t j = begin; j < strip.end; ++j)
-      strip.pair.column_total[j] += double(s[r * pitch + j]);
-  }
+  add_column_totals(s, strip.rows, begin, strip.end, pitch, strip.pair.column_total);
   const Right<T> x{strip.sweep.x_of.tile(item.block, strip.tile) + begin * kLanes<T>,
                    kLanes<T> * pitch, kLanes<T>};
   multiply(Left<T>{s + begin, pitch, 1}, x, strip.rows, strip.end - begin, lanes, strip.sums(0),
@@ -159,30 +169,27 @@ void flush_columns(const Sweep<T>& sweep, const SymmetricItem<T>& pair, int64_t 
   const Problem<T>& a = sweep.problem;
   const bool by_products = sweep.regime.method == Method::products;
   const bool radial = a.kernel[0].profile != Profile::polynomial;
-  const int64_t first = tile * sweep.width;
-  const int64_t count = sweep.width < a.m - first ? sweep.width : a.m - first;
+  const int64_t first = tile * sweep.width, width = sweep.width;
+  const int64_t count = width < a.m - first ? width : a.m - first;
   const int64_t z_pitch = pair.rows.scratch.z_pitch;
-  const T* x = by_products ? sweep.x_of.tile(pair.rows.block, tile) : nullptr;
-  for (int64_t j = 0; j < count; ++j) {
-    double* to = pair.gradient + (first + j) * a.d;
-    for (int64_t k = 0; k < a.d; ++k) {
-      T& sum = pair.column_sums[by_products ? j * z_pitch + k : k * sweep.width + j];
-      if (by_products && radial) {
-        const T xk = x[(k / kLanes<T> * sweep.width + j) * kLanes<T> + k % kLanes<T>];
-        to[k] += pair.column_total[j] * double(xk) - double(sum);
-      } else {
-        to[k] += double(sum);
-      }
-      sum = T(0);
+  double* to = pair.gradient + first * a.d;
+  for (int64_t j = 0; j < count; ++j, to += a.d) {
+    if (!by_products) {
+      for (int64_t k = 0; k < a.d; ++k) to[k] += double(pair.column_sums[k * width + j]);
+      continue;
     }
-    pair.column_total[j] = 0;
+    const T* sums = pair.column_sums + j * z_pitch;
+    for (int64_t k0 = 0; k0 < a.d; k0 += kLanes<T>) {
+      const T* x = sweep.x_of.tile(pair.rows.block, tile) + k0 * width + j * kLanes<T>;
+      const double total = radial ? pair.column_total[j] : 0, sign = radial ? -1 : 1;
+      const int64_t lanes = a.d - k0 < kLanes<T> ? a.d - k0 : kLanes<T>;
+      for (int64_t k = 0; k < lanes; ++k)
+        to[k0 + k] += total * double(x[k]) + sign * double(sums[k0 + k]);
+    }
   }
-  // Columns beyond the cloud have weight zero, but not zero times NaN.
-  for (int64_t j = count; j < sweep.width; ++j) {
-    for (int64_t k = 0; k < a.d; ++k)
-      pair.column_sums[by_products ? j * z_pitch + k : k * sweep.width + j] = T(0);
-    pair.column_total[j] = 0;
-  }
+  const int64_t size = by_products ? width * z_pitch : width * a.d;
+  for (int64_t i = 0; i < size; ++i) pair.column_sums[i] = T(0);
+  for (int64_t j = 0; j < width; ++j) pair.column_total[j] = 0;
 }
 
 template <class T>

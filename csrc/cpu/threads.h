@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <mutex>
 
 #ifdef DMMD_STD_THREADS
 #include <thread>
@@ -13,21 +15,44 @@
 
 namespace dmmd::cpu {
 
+/// Keeps the first exception of the bodies of a loop, to be thrown again when its threads are done.
+class FirstError {
+ public:
+  template <class Body>
+  void guard(Body body) {
+    try {
+      body();
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
 #ifdef DMMD_STD_THREADS
 constexpr const char* kThreadModel = "std::thread";
 
-/// body(i, worker) for i = 0..count-1 in any order, worker = 0..threads-1. body must not throw.
+/// body(i, worker) for i = 0..count-1 in any order, worker = 0..threads-1.
 template <class Body>
 void parallel_for(int64_t count, int threads, Body body) {
   std::atomic<int64_t> next = 0;
+  FirstError error;
   const auto work = [&](int worker) {
-    for (int64_t i; (i = next.fetch_add(1)) < count;) body(i, worker);
+    for (int64_t i; (i = next.fetch_add(1)) < count;) error.guard([&] { body(i, worker); });
   };
   std::vector<std::thread> others;
   for (int worker = 1; worker < threads && worker < count; ++worker)
     others.emplace_back(work, worker);
   work(0);
   for (std::thread& other : others) other.join();
+  error.rethrow();
 }
 
 #else
@@ -41,19 +66,20 @@ inline const int watches_forks = pthread_atfork(nullptr, nullptr, [] { forked = 
 constexpr const char* kThreadModel = "none";
 #endif
 
-/// body(i, worker) for i = 0..count-1 in any order, worker = 0..threads-1. body must not throw.
+/// body(i, worker) for i = 0..count-1 in any order, worker = 0..threads-1.
 template <class Body>
 void parallel_for(int64_t count, int threads, Body body) {
 #ifdef _OPENMP
   if (threads > 1 && count > 1 && !forked) {
     std::atomic<int> workers = 0;
+    FirstError error;
 #pragma omp parallel num_threads(threads)
     {
       const int worker = workers.fetch_add(1);
 #pragma omp for schedule(dynamic, 1) nowait
-      for (int64_t i = 0; i < count; ++i) body(i, worker);
+      for (int64_t i = 0; i < count; ++i) error.guard([&] { body(i, worker); });
     }
-    return;
+    return error.rethrow();
   }
 #endif
   (void)threads;

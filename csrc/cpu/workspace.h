@@ -14,14 +14,39 @@ int worthwhile_threads(const Problem<T>& a, double pairs) {
   return work < kSmall ? 1 : std::max(1, a.threads);
 }
 
+// Blocks from which on each is a task of its own: packed, swept and forgotten by one thread, so
+// that its memory is small and stays in the cache.
+constexpr int64_t kManyBlocks = 16;
+
+template <class T>
+Problem<T> block_of(const Problem<T>& a, int64_t block) {
+  Problem<T> one = a;
+  one.blocks = 1;
+  one.threads = 1;
+  for (auto array :
+       {&Problem<T>::z, &Problem<T>::x, &Problem<T>::v, &Problem<T>::w, &Problem<T>::params})
+    one.*array = {(a.*array).block(block), 0};
+  return one;
+}
+
+/// run(problem, its first block, how many tasks there are): the whole, or block by block.
+template <class T, class Run>
+void by_blocks(const Problem<T>& a, double pairs, Run run) {
+  if (a.blocks < kManyBlocks) return run(a, 0, 1);
+  parallel_for(a.blocks, worthwhile_threads(a, pairs),
+               [&](int64_t block, int) { run(block_of(a, block), block, a.blocks); });
+}
+
 template <class T>
 Sweep<T> sweep_of(const Problem<T>& problem, int want) {
   Sweep<T> sweep;
   sweep.problem = problem;
   sweep.want = want;
   sweep.regime = regime_of(problem.d);
-  sweep.width = std::clamp<int64_t>(round_up(problem.m, kLanes<T>), kLanes<T>,
-                                    sweep.regime.width / int64_t(sizeof(T)));
+  // A cloud of up to two tiles is one tile.
+  const int64_t width = sweep.regime.width / int64_t(sizeof(T));
+  const int64_t columns = std::max(round_up(problem.m, kLanes<T>), kLanes<T>);
+  sweep.width = columns <= 2 * width ? columns : width;
   return sweep;
 }
 

@@ -44,6 +44,13 @@ FORMULAS = {
         psi_text="Exp(-IntInv(5)*Log(IntCst(1)+IntCst(5)*T))",
         slope_text="(-Exp(-IntCst(6)*IntInv(5)*Log(IntCst(1)+IntCst(5)*T)))",
     ),
+    "inverse_root": Formula(  # rational quadratic with α = 1/2
+        make=lambda sigma: dk.rational_quadratic(0.5, sigma),
+        psi=lambda t: (1 + 2 * t).rsqrt(),
+        slope=lambda t: -((1 + 2 * t) ** -1.5),
+        psi_text="Rsqrt(IntCst(1)+IntCst(2)*T)",
+        slope_text="(-Powf(Rsqrt(IntCst(1)+IntCst(2)*T),IntCst(3)))",
+    ),
     "mixture": Formula(
         make=lambda sigma: dk.mixture([dk.gaussian(width * sigma) for width in WIDTHS]),
         psi=lambda t: sum(torch.exp(t * -(w**-2)) for w in WIDTHS),

@@ -6,9 +6,6 @@
 namespace dmmd::cpu::DMMD_ISA {
 namespace {
 
-// Tiles whose sums are kept in T before they join the item's, in double.
-constexpr int64_t kTilesPerFlush = 8;
-
 template <class T>
 void pull(const Strip<T>& strip, T* s) {
   if (strip.by_products()) return pull_by_products(strip, s);

@@ -6,6 +6,9 @@
 
 namespace dmmd::cpu::DMMD_ISA {
 
+// Tiles whose sums are kept in T before they join the item's, in double.
+constexpr int64_t kTilesPerFlush = 8;
+
 /// Takes the near pairs out of s and adds s (x - z) to the sums of their rows, and, where
 /// column_sums(j) is not null, s (z - x) to those of their columns.
 template <class T, class ColumnSums>
@@ -39,11 +42,12 @@ void flush(const Sweep<T>& sweep, const Item<T>& item) {
   const Problem<T>& a = sweep.problem;
   const Scratch<T>& scratch = item.scratch;
   const bool radial = a.kernel[0].profile != Profile::polynomial;
-  const int64_t columns = sweep.want & kGradient ? a.d : a.p;
+  const bool sides = sweep.want == kPotential;
+  const int64_t columns = sides ? a.p : a.d;
   for (int64_t r = 0; r < item.row_end - item.row; ++r) {
     T* sums = scratch.sums + r * scratch.sums_pitch;
     const T* z = scratch.z + r * scratch.z_pitch;
-    if (!(sweep.want & kGradient)) {
+    if (sides) {
       for (int64_t e = 0; e < columns; ++e) item.f[grouped(r, e, columns)] += double(sums[e]);
     } else if (radial) {
       for (int64_t k = 0; k < columns; ++k)

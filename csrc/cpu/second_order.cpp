@@ -1,5 +1,5 @@
 // tangents of one work item: the derivatives of f, g and q along a direction.
-#include "strip.h"
+#include "pull.h"
 
 namespace dmmd::cpu::DMMD_ISA {
 namespace {
@@ -10,21 +10,80 @@ struct Pairs {
   T *qt, *kt, *pull, *twist;
 };
 
-/// q' = 2 <z - x, z' - x'>, or <z', x> + <z, x'>. What is absent from the direction is zero.
+/// The tangents z' of the strip's rows and x' of its columns; zeros where the direction has none.
+template <class T>
+Rows<T> zt_of(const Strip<T>& strip) {
+  const Batched<const T>& zt = strip.sweep.direction.z;
+  return zt ? strip.rows_of(zt, strip.problem().d) : Rows<T>{strip.zeros(), 0};
+}
+
+template <class T>
+Columns<T> xt_of(const Strip<T>& strip) {
+  if (strip.sweep.direction.x) return strip.columns_of(strip.sweep.xt);
+  return {strip.zeros(), 0, strip.begin, strip.end};
+}
+
+/// Where only one of z' and x' is there, q' needs one matrix product:
+///     2 <z - x, z'> = 2 <z, z'> - 2 <x, z'>,    -2 <z - x, x'> = 2 <x, x'> - 2 <z, x'>
+template <class T>
+void products_of_tangents(const Strip<T>& strip, T* qt) {
+  using V = Vec<T>;
+  const int64_t d = strip.problem().d, panel = kLanes<T> * d, pitch = strip.pitch;
+  const bool along_z = bool(strip.sweep.direction.z);
+  const Rows<T> left = along_z ? zt_of(strip) : strip.z();
+  const Columns<T> right = along_z ? strip.x() : xt_of(strip);
+  multiply(Left<T>{left.data, left.pitch, 1}, Right<T>{right.data, panel, kLanes<T>}, strip.rows, d,
+           strip.end, qt, pitch, false);
+  T* own = strip.buffer(3);  // <x, x'> of the columns
+  if (!along_z) {
+    for (int64_t j = 0; j < strip.end; j += V::size) {
+      V sum(0);
+      for (int64_t k = 0; k < d; ++k)
+        sum = sum + V::load(strip.x().at(k, j)) * V::load(right.at(k, j));
+      sum.store(own + j);
+    }
+  }
+  for (int64_t r = 0; r < strip.rows; ++r) {
+    T dot = T(0);
+    const T *z = strip.z().data + r * strip.z().pitch, *zt = left.data + r * left.pitch;
+    for (int64_t k = 0; along_z && k < d; ++k) dot += z[k] * zt[k];
+    for (int64_t j = 0; j < strip.end; j += V::size) {
+      const V whole = along_z ? V(dot) : V::load(own + j);
+      const V rest = whole - V::load(qt + r * pitch + j);
+      (rest + rest).store(qt + r * pitch + j);
+    }
+  }
+}
+
+/// q' of the near pairs, from differences of the points as they were given.
+template <class T>
+void mend_tangents(const Strip<T>& strip, T* qt) {
+  const Rows<T> zt = zt_of(strip);
+  const Columns<T> xt = xt_of(strip);
+  for (int64_t i = 0; i < strip.near_pairs; ++i) {
+    const int64_t at = strip.item.scratch.near[i], r = at / strip.pitch, j = at % strip.pitch;
+    const T *z = strip.z_at(r), *x = strip.x_at(j), *row = zt.data + r * zt.pitch;
+    double dot = 0;
+    for (int64_t k = 0; k < strip.problem().d; ++k)
+      dot += double(z[k] - x[k]) * double(row[k] - *xt.at(k, j));
+    qt[at] = T(2 * dot);
+  }
+}
+
+/// q' = 2 <z - x, z' - x'>, or <z', x> + <z, x'>
 template <class T>
 void measure_tangents(const Strip<T>& strip, T* qt) {
   const int64_t d = strip.problem().d;
   const Direction<T>& to = strip.sweep.direction;
-  const Rows<T> none{strip.zeros(), 0};
-  const Rows<T> zt = to.z ? strip.rows_of(to.z, d) : none;
-  const Columns<T> xt = to.x ? strip.columns_of(strip.sweep.xt)
-                             : Columns<T>{strip.zeros(), 0, strip.begin, strip.end};
-  if (strip.radial()) {
-    strip.sum(DifferenceTangent<T>{strip.z(), zt, strip.x(), xt}, d, qt);
+  if (strip.radial() && strip.by_products() && bool(to.z) != bool(to.x)) {
+    products_of_tangents(strip, qt);
+  } else if (strip.radial()) {
+    strip.sum(DifferenceTangent<T>{strip.z(), zt_of(strip), strip.x(), xt_of(strip)}, d, qt);
   } else {
-    strip.sum(Product<T>{zt, strip.x()}, d, qt);
-    strip.sum(Product<T>{strip.z(), xt}, d, qt, true);
+    strip.sum(Product<T>{zt_of(strip), strip.x()}, d, qt);
+    strip.sum(Product<T>{strip.z(), xt_of(strip)}, d, qt, true);
   }
+  mend_tangents(strip, qt);
 }
 
 /// Adds component l to the pairs, and its part of sum_ij c_ij grad_params K'_ij to q.
@@ -96,23 +155,54 @@ void weigh(const Strip<T>& strip, const Pairs<T>& pairs, double* f) {
   }
 }
 
-/// g += pull (z - x) + twist (z' - x'), or pull x + twist x'.
+/// g += pull (z - x) + twist (z' - x'), or pull x + twist x', by products, as in pull.h. Only
+/// twists of both z' and x' could cancel, so they come from differences.
+template <class T>
+void sum_by_products(const Strip<T>& strip, const Pairs<T>& pairs) {
+  const Item<T>& item = strip.item;
+  const Direction<T>& to = strip.sweep.direction;
+  const int64_t d = strip.problem().d, pitch = strip.pitch;
+  pull_by_products(strip, pairs.pull);
+  if (to.z && to.x && strip.radial()) {
+    double* g = item.g + grouped(strip.row - item.row, 0, d);
+    return sum_columns<true>(zt_of(strip), xt_of(strip), strip.rows, d, pairs.twist, pitch, g);
+  }
+  double* total = item.scratch.twist_total + (strip.row - item.row);
+  for (int64_t r = 0; to.z && r < strip.rows; ++r)
+    total[r] += sum_of(pairs.twist + r * pitch, strip.end);
+  if (!to.x) return;
+  const Right<T> xt{strip.sweep.xt_of.tile(item.block, strip.tile), kLanes<T> * pitch, kLanes<T>};
+  multiply(Left<T>{pairs.twist, pitch, 1}, xt, strip.rows, strip.end, round_to_vector<T>(d),
+           strip.sums(0), item.scratch.sums_pitch, true);
+}
+
 template <class T>
 void sum_gradient(const Strip<T>& strip, const Pairs<T>& pairs) {
+  if (strip.by_products()) return sum_by_products(strip, pairs);
   const int64_t d = strip.problem().d, rows = strip.rows, pitch = strip.pitch;
   const Direction<T>& to = strip.sweep.direction;
   double* g = strip.item.g + grouped(strip.row - strip.item.row, 0, d);
-  const Rows<T> none{strip.zeros(), 0};
-  const Rows<T> zt = to.z ? strip.rows_of(to.z, d) : none;
-  const Columns<T> xt = to.x ? strip.columns_of(strip.sweep.xt)
-                             : Columns<T>{strip.zeros(), 0, strip.begin, strip.end};
   if (strip.radial()) {
     sum_columns<true>(strip.z(), strip.x(), rows, d, pairs.pull, pitch, g);
-    if (to.z || to.x) sum_columns<true>(zt, xt, rows, d, pairs.twist, pitch, g);
+    if (to.z || to.x) sum_columns<true>(zt_of(strip), xt_of(strip), rows, d, pairs.twist, pitch, g);
   } else {
     sum_columns<false>(strip.z(), strip.x(), rows, d, pairs.pull, pitch, g);
-    if (to.x) sum_columns<false>(zt, xt, rows, d, pairs.twist, pitch, g);
+    if (to.x) sum_columns<false>(zt_of(strip), xt_of(strip), rows, d, pairs.twist, pitch, g);
   }
+}
+
+/// Moves the sums of products into the item's.
+template <class T>
+void flush_tangents(const Sweep<T>& sweep, const Item<T>& item) {
+  const Problem<T>& a = sweep.problem;
+  const bool twists = sweep.direction.z && a.kernel[0].profile != Profile::polynomial;
+  for (int64_t r = 0; twists && r < item.row_end - item.row; ++r) {
+    const T* zt = sweep.direction.z.block(item.block) + (item.row + r) * a.d;
+    double& total = item.scratch.twist_total[r];
+    for (int64_t k = 0; k < a.d; ++k) item.g[grouped(r, k, a.d)] += total * double(zt[k]);
+    total = 0;
+  }
+  flush(sweep, item);
 }
 
 template <class T>
@@ -147,6 +237,10 @@ void second_order(const Sweep<T>& sweep, const Item<T>& item) {
       Strip<T> strip(sweep, item, tile, row);
       sweep_strip(strip);
     }
+    const int64_t done = tile - item.tile + 1;
+    if (sweep.regime.method == Method::products &&
+        (done % kTilesPerFlush == 0 || tile + 1 == item.tile_end))
+      flush_tangents(sweep, item);
   }
 }
 

@@ -65,11 +65,11 @@ struct Sweep {
   Direction<T> direction;
   int want = 0;
   Regime regime;
-  int64_t width = 0;      // columns of a tile, padded
-  Packed<T> x, w, xt;     // lanes are columns: points, weights, tangents of the points
-  Packed<T> x_of, w_of;   // lanes are coordinates or right-hand sides
-  Batched<T> centre;      // subtracted from x and x_of, and by items from z
-  Packed<T> half_square;  // |x|^2 / 2, NaN where that is not finite; lanes are columns
+  int64_t width = 0;            // columns of a tile, padded
+  Packed<T> x, w, xt;           // lanes are columns: points, weights, tangents of the points
+  Packed<T> x_of, xt_of, w_of;  // lanes are coordinates or right-hand sides
+  Batched<T> centre;            // subtracted from x and x_of, and by items from z
+  Packed<T> half_square;        // |x|^2 / 2, NaN where that is not finite; lanes are columns
   T* matrix = nullptr;
 };
 
@@ -81,8 +81,8 @@ struct Scratch {
   T* z;            // rows of the item, centred, each of z_pitch numbers
   T* half_square;  // of each of these rows
   T* sums;         // of each row, sums_pitch numbers: products before they join the item's sums
-  double* total;   // of each row
-  int32_t* near;   // strip x width
+  double *total, *twist_total;  // of each row
+  int32_t* near;                // strip x width
   int64_t z_pitch, sums_pitch;
 };
 

@@ -51,10 +51,9 @@ Sweep<T> sweep_of(const Problem<T>& problem, int want) {
 }
 
 /// What the points of a block are shifted by, so that products of them lose few digits: the mean of
-/// x. Distances do not feel it, but rounding does: with is_exact only coordinates are shifted whose
-/// every shift is exact.
+/// x. Distances do not feel it.
 template <class T>
-void find_centre(const Problem<T>& a, int64_t block, bool is_exact, T* centre) {
+void find_centre(const Problem<T>& a, int64_t block, T* centre) {
   const T* x = a.x.block(block);
   const auto mean = allocate<double>(a.d);
   std::fill_n(mean.get(), a.d, 0.0);
@@ -64,18 +63,6 @@ void find_centre(const Problem<T>& a, int64_t block, bool is_exact, T* centre) {
     const T shift = T(mean[k] / double(a.m));
     centre[k] = std::isfinite(shift) ? shift : T(0);
   }
-  if (!is_exact) return;
-  // u - c is exact for c / 2 <= u <= 2 c (Sterbenz).
-  const auto keep_exact = [&](const T* points, int64_t count) {
-    for (int64_t j = 0; j < count; ++j)
-      for (int64_t k = 0; k < a.d; ++k) {
-        const T c = centre[k], u = points[j * a.d + k] / c;
-        if (!(u >= T(0.5) && u <= T(2))) centre[k] = T(0);
-      }
-  };
-  keep_exact(x, a.m);
-  const bool meets_all = a.z.stride && !a.x.stride;
-  keep_exact(a.z.block(block), meets_all ? a.blocks * a.n : a.n);
 }
 
 /// The packed clouds of a sweep, which points to them.
@@ -87,13 +74,15 @@ class PackedSweep {
     const bool radial = a_.kernel[0].profile != Profile::polynomial;
     const bool by_products = sweep.regime.method == Method::products;
     const Tiling points{a_.m, a_.d, sweep.width}, weights{a_.m, a_.p, sweep.width};
-    if (by_products && radial) make_centre(sweep, second_order);
+    if (by_products && radial) make_centre(sweep);
 
-    x_ = columns(points, a_.x, centred(), false);
+    const Batched<const T> xt = sweep.direction.x;
+    x_ = columns(points, a_.x, centre_, false);
     w_ = columns(weights, a_.w, {}, true);
-    xt_ = columns(points, sweep.direction.x, {}, true);
-    if (by_products && !second_order && sweep.want & kGradient)
-      x_of_ = rows(points, a_.x, centred());
+    xt_ = columns(points, xt, {}, true);
+    if (by_products && (second_order || sweep.want & kGradient))
+      x_of_ = rows(points, a_.x, centre_);
+    if (by_products && xt) xt_of_ = rows(points, xt, {});
     if (sweep.want == kPotential && a_.p != 1) w_of_ = rows(weights, a_.w, {});
     if (by_products && radial)
       half_square_ = pack(a_, a_.x.stride, points, 1, points.width, threads_,
@@ -104,18 +93,18 @@ class PackedSweep {
     sweep.w = w_.packed;
     sweep.xt = xt_.packed;
     sweep.x_of = x_of_.packed;
+    sweep.xt_of = xt_of_.packed;
     sweep.w_of = w_of_.packed;
     sweep.half_square = half_square_.packed;
   }
 
  private:
-  void make_centre(Sweep<T>& sweep, bool is_exact) {
+  void make_centre(Sweep<T>& sweep) {
     const int64_t blocks = a_.x.stride ? a_.blocks : 1;
     centre_memory_ = allocate<T>(product(blocks, a_.d));
     centre_ = {centre_memory_.get(), a_.x.stride ? a_.d : 0};
-    parallel_for(blocks, threads_, [&](int64_t block, int) {
-      find_centre(a_, block, is_exact, centre_.block(block));
-    });
+    parallel_for(blocks, threads_,
+                 [&](int64_t block, int) { find_centre(a_, block, centre_.block(block)); });
     sweep.centre = centre_;
   }
 
@@ -138,13 +127,11 @@ class PackedSweep {
                 });
   }
 
-  Batched<T> centred() const { return centre_; }
-
   const Problem<T>& a_;
   int threads_;
   Memory<T> centre_memory_;
   Batched<T> centre_;
-  PackedMemory<T> x_, w_, xt_, x_of_, w_of_, half_square_;
+  PackedMemory<T> x_, w_, xt_, x_of_, w_of_, xt_of_, half_square_;
 };
 
 /// The scratch of every thread of a sweep over items of at most `rows` rows.
@@ -155,17 +142,16 @@ class ScratchMemory {
     const Problem<T>& a = sweep.problem;
     const bool by_products = sweep.regime.method == Method::products;
     const bool sums_sides = sweep.want == kPotential && a.p != 1;
-    const bool sums_gradient = by_products && sweep.want & kGradient;
+    const bool sums_gradient = by_products && (second_order || sweep.want & kGradient);
     if (by_products) z_pitch_ = round_up(a.d, kLanes<T>);
-    if (!second_order && (sums_sides || sums_gradient))
-      sums_pitch_ = round_up(sums_sides ? a.p : a.d, kLanes<T>);
+    if (sums_sides || sums_gradient) sums_pitch_ = round_up(sums_sides ? a.p : a.d, kLanes<T>);
     rows_ = round_up(rows, kLanes<T>);
     pairs_ = sweep.regime.strip * sweep.width;
     zeros_ = round_up(std::max(a.d, sweep.width), kLanes<T>);
     per_thread_ =
         product(kStripBuffers, pairs_) + zeros_ + rows_ + product(rows_, z_pitch_ + sums_pitch_);
     numbers_ = allocate<T>(product(threads, per_thread_));
-    totals_ = allocate<double>(product(threads, rows_));
+    totals_ = allocate<double>(product(threads, 2, rows_));
     near_ = allocate<int32_t>(product(threads, pairs_));
   }
 
@@ -178,13 +164,14 @@ class ScratchMemory {
     scratch.half_square = scratch.zeros + zeros_;
     scratch.z = scratch.half_square + rows_;
     scratch.sums = scratch.z + rows_ * z_pitch_;
-    scratch.total = totals_.get() + worker * rows_;
+    scratch.total = totals_.get() + worker * 2 * rows_;
+    scratch.twist_total = scratch.total + rows_;
     scratch.near = near_.get() + worker * pairs_;
     scratch.z_pitch = z_pitch_;
     scratch.sums_pitch = sums_pitch_;
     std::fill_n(scratch.zeros, zeros_, T(0));
     std::fill_n(scratch.sums, rows_ * sums_pitch_, T(0));
-    std::fill_n(scratch.total, rows_, 0.0);
+    std::fill_n(scratch.total, 2 * rows_, 0.0);
     return scratch;
   }
 

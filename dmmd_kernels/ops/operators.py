@@ -128,8 +128,11 @@ def _form_backward(tensors, how, needs, s):
     u, v, w, params = tensors
     s = s[..., None, None]
     sv = (s * v).to(u.dtype)
+    # A radial pair i = i pulls nowhere. Left out, it leaves no rounding in second derivatives.
+    profiles, skip_diagonal, *rest = how
+    pull = (profiles, skip_diagonal or not profiles.startswith("polynomial"), *rest)
     return (
-        2 * potential_grad(u, u, sv, w, params, *how) if needs[0] else None,
+        2 * potential_grad(u, u, sv, w, params, *pull) if needs[0] else None,
         (s * potential(u, u, w, params, *how)).to(u.dtype) if needs[1] else None,
         potential(u, u, sv, params, *how) if needs[2] else None,
         params_grad(u, u, sv, w, params, *how) if needs[3] else None,

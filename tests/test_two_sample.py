@@ -102,7 +102,7 @@ TESTS = {
 
 @pytest.mark.parametrize("name", TESTS)
 def test_p_values_are_uniform_under_the_null(name):
-    """Kolmogorov's distance of 200 of them from uniform; 1.95/√200 is exceeded once in a thousand."""
+    """Kolmogorov's distance of 200 from uniform: 1.95/√200 is exceeded once in a thousand."""
     found = p_values(TESTS[name])
     steps = torch.arange(1, 201) / 200
     assert (found - steps).abs().max() < 1.95 / math.sqrt(200) + 0.01

@@ -14,6 +14,7 @@ from dmmd_kernels.kernels import (
     polynomial,
     rational_quadratic,
 )
+from dmmd_kernels.modules import EnergyLoss, LearnableKernel, MMDLoss
 from dmmd_kernels.ops import (
     kernel_matrix,
     mmd2,
@@ -39,8 +40,11 @@ __version__ = "0.1.0"
 __all__ = [
     "AggregatedResult",
     "BackendError",
+    "EnergyLoss",
     "FlowResult",
     "Kernel",
+    "LearnableKernel",
+    "MMDLoss",
     "TwoSampleResult",
     "aggregated_test",
     "energy",

@@ -247,7 +247,7 @@ def mmd2_of_splits(
     size, own = len(u), _diagonal(u, kernel).double()
     values = []
     for block in splits:
-        in_x = block.T.to(u.device)
+        in_x = block.to(u.device).T.contiguous()
         n = int(in_x[:, 0].sum())
         m = size - n
         s = in_x.to(u.dtype) * (1 / n + 1 / m) - 1 / m

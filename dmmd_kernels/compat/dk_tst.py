@@ -61,20 +61,18 @@ def MMDu(
     n, m = len_s, len(Fea) - len_s
     if n != m and (is_var_computed or use_1sample_U):
         raise ValueError(f"MMDu: both samples must be of one size, got {n} and {m}")
-    mmd2 = matrix.mmd2(n)
     if not (is_var_computed or use_1sample_U):
-        return mmd2, None
-    sums = matrix.row_sums(n)
+        return matrix.mmd2(n), None
+    xx, yy, xy, yx = matrix.row_sums(n)
+    within = (xx.sum() + yy.sum()) / (n * (n - 1))
     if use_1sample_U:
         rows = torch.arange(n, device=Fea.device)
-        beside = matrix.pairs(rows, rows + n).sum()
-        across = sum(part.xy.sum() for part in sums)
-        mmd2 = mmd2 + 2 * (beside - across / m) / (n * (m - 1))
+        mmd2 = within - 2 * (xy - matrix.pairs(rows, rows + n)).sum() / (n * (n - 1))
+    else:
+        mmd2 = within - 2 * xy.sum() / n**2
     if not is_var_computed:
         return mmd2, None
-    own = matrix.diagonal_values()
-    h = sum(part.xx + part.yy - part.xy - part.yx for part in sums) + own[:n] + own[n:]
-    h = h / m
+    h = (xx + yy - xy - yx + 2 * matrix.peak()) / n
     return mmd2, 4 * (h.square().mean() - h.mean().square()), matrix
 
 
@@ -97,7 +95,8 @@ def mmd2_permutations(
 
 def _one_sample_u(K: Tensor | FeaturedMatrix, in_x: Tensor) -> Tensor:
     """MMD² of every split, without the pairs of equal rank in their group."""
-    count, n = len(in_x), in_x.shape[1] // 2
+    count, size = in_x.shape
+    n = size // 2
     rows = in_x.nonzero()[:, 1].view(count, n)
     columns = (~in_x).nonzero()[:, 1].view(count, n)
     if isinstance(K, FeaturedMatrix):
@@ -106,7 +105,7 @@ def _one_sample_u(K: Tensor | FeaturedMatrix, in_x: Tensor) -> Tensor:
         crossed = [
             K.pairs(i.to(device), j.to(device)).sum() for i, j in zip(rows, columns, strict=True)
         ]
-        trace, beside = K.diagonal_values().sum(), torch.stack(crossed)
+        trace, beside = size * K.peak(), torch.stack(crossed)
     else:
         K = torch.as_tensor(K)
         signs = in_x.to(K) * 2 - 1

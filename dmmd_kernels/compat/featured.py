@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 import dmmd_kernels as dk
-from dmmd_kernels.compat.sums import RowSums, diagonal, paired
+from dmmd_kernels.compat.sums import RowSums, paired, peak
 from dmmd_kernels.two_sample import mmd2_of_splits
 
 
 class FeaturedMatrix:
-    """K (N, N) of N points, from parts (features (N, d_l), kernel).
+    """K (N, N) of N points, from parts (features (N, d_l), radial kernel).
 
     It becomes a tensor where one is needed: when indexed, when torch or NumPy computes with it, or
     by `dense()`. Sums over it are taken without.
@@ -73,15 +73,18 @@ class FeaturedMatrix:
         blocks = list(splits)
         return _total(mmd2_of_splits(a, k, blocks, estimator=estimator) for a, k in self.parts)
 
-    def row_sums(self, n: int) -> list[RowSums]:
-        return [RowSums(a[:n], a[n:], kernel) for a, kernel in self.parts]
+    def row_sums(self, n: int) -> list[Tensor]:
+        """xx, yy, xy and yx of RowSums, for the first n points against the others."""
+        parts = [RowSums(a[:n], a[n:], kernel) for a, kernel in self.parts]
+        return [_total(getattr(p, name) for p in parts) for name in ("xx", "yy", "xy", "yx")]
 
     def pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
         """K[rows, columns] for numbers of one shape."""
         return _total(paired(a[rows], a[columns], kernel) for a, kernel in self.parts)
 
-    def diagonal_values(self) -> Tensor:
-        return _total(diagonal(a, kernel) for a, kernel in self.parts)
+    def peak(self) -> Tensor:
+        """The value on the diagonal, the same everywhere since the kernels are radial: ()."""
+        return _total(peak(a, kernel) for a, kernel in self.parts)
 
 
 def _total(parts: Iterator[Tensor]) -> Tensor:

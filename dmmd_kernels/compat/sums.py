@@ -29,9 +29,9 @@ def paired(x: Tensor, y: Tensor, kernel: dk.Kernel) -> Tensor:
     return dk.kernel_matrix(x.unsqueeze(-2), y.unsqueeze(-2), kernel)[..., 0, 0]
 
 
-def diagonal(x: Tensor, kernel: dk.Kernel) -> Tensor:
-    """k(x_i, x_i), (…, n)."""
-    return paired(x, x, kernel)
+def peak(x: Tensor, kernel: dk.Kernel) -> Tensor:
+    """k(x, x), (), which of a radial kernel is the same at every point x (n, d)."""
+    return dk.kernel_matrix(x[:1], x[:1], kernel)[0, 0]
 
 
 def consecutive(x: Tensor, y: Tensor, kernel: dk.Kernel) -> Tensor:
@@ -42,7 +42,7 @@ def consecutive(x: Tensor, y: Tensor, kernel: dk.Kernel) -> Tensor:
 
 
 class RowSums:
-    """Σⱼ k(·, xⱼ) and Σⱼ k(·, yⱼ) at the points of x and of y, in one sweep.
+    """Σⱼ k(·, xⱼ) and Σⱼ k(·, yⱼ) at the points of x and of y, in one sweep; for radial kernels.
 
     xx, yy have the pairs i = j left out; xy[i] = Σⱼ k(xᵢ, yⱼ), yx[j] = Σᵢ k(xᵢ, yⱼ).
     """
@@ -53,9 +53,9 @@ class RowSums:
         side = u.new_zeros(n + m, 2)
         side[:n, 0] = side[n:, 1] = 1
         sums = dk.potential(u, u, side, kernel)
-        own = diagonal(u, kernel)
-        self.xx, self.xy = sums[:n, 0] - own[:n], sums[:n, 1]
-        self.yx, self.yy = sums[n:, 0], sums[n:, 1] - own[n:]
+        own = peak(u, kernel)
+        self.xx, self.xy = sums[:n, 0] - own, sums[:n, 1]
+        self.yx, self.yy = sums[n:, 0], sums[n:, 1] - own
 
 
 def require_same_size(owner: str, x: Sized, y: Sized) -> None:

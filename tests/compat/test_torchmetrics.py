@@ -19,19 +19,19 @@ def installed():
 def test_poly_mmd_is_that_of_plain_code():
     x, y = features(30), features(30, shift=0.3)
     want = plain.unbiased(plain.cubes, x.double(), y.double()).float()
-    assert torch.equal(shim.poly_mmd(x, y), want)
+    torch.testing.assert_close(shim.poly_mmd(x, y), want, rtol=1e-5, atol=1e-7)
     blocks = [shim.poly_kernel(a, b) for a, b in ((x, x), (x, y), (y, y))]
     torch.testing.assert_close(blocks[1], plain.cubes(x, y))
     torch.testing.assert_close(shim.maximum_mean_discrepancy(*blocks), want, rtol=1e-3, atol=1e-4)
 
 
 def test_all_subsets_at_once_are_each_alone(monkeypatch):
-    monkeypatch.setattr(shim, "_MOST_BYTES", 16 * 10 * 16 * 3)  # three subsets at a time
+    monkeypatch.setattr(shim, "_MOST_BYTES", 8 * 10 * 16 * 3)  # three subsets at a time
     x, y = features(40), features(50, shift=0.3)
     rows = torch.stack([torch.randperm(40)[:20].view(2, 10) for _ in range(7)])
     got = shim.poly_mmd_of_subsets(x, y, rows, 3, None, 1.0)
     want = [shim.poly_mmd(x[a], y[b]) for a, b in rows]
-    torch.testing.assert_close(got, torch.stack(want), rtol=1e-6, atol=0)
+    torch.testing.assert_close(got, torch.stack(want), rtol=1e-4, atol=1e-7)
 
 
 def metric(made, **options):

@@ -8,7 +8,8 @@ each subset, so a seed gives the same subsets. The metric evaluates many subsets
 call instead of one by one.
 
 Kept: the divisor is m(m - 1) with m the size of the first sample, so samples are of one size.
-Mended: sums are taken in double precision, which the digits of a small MMD² need.
+Mended: sums are taken in double precision, which the digits of a small MMD² need. A metric made
+before a patch keeps its own loop over subsets, around this `poly_mmd`.
 """
 
 from typing import Any

@@ -122,7 +122,7 @@ def cmmd(
     """
     require_same_size("cmmd", source, target)
     kernel = _ladder(source, target, kernel_mul, kernel_num, fix_sigma)
-    labels = torch.cat([s_label, t_label]).flatten()
+    labels = torch.cat([s_label.flatten(), t_label.flatten()])
     one_hot = F.one_hot(labels, int(labels.max()) + 1).to(source)
     signs = one_hot[: len(source)], -one_hot[len(source) :]
     return _signed_form(source, target, torch.cat(signs), kernel) / len(source) ** 2

@@ -227,6 +227,39 @@ def test_kernel_matrices_are_those_of_the_originals():
     assert blocks[3] == 4
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_ratio_of_matrices_is_that_of_points(biased):
+    """The matrices are summed as they are; from points, squares of K are a mixture of their own."""
+    x, y = samples()
+    blocks = mmd_gan._mix_rbf_kernel(x, y, SIGMAS)
+    want = mmd_gan._mmd2_and_ratio(*blocks, biased=biased)
+    got = mmd_gan.mix_rbf_mmd2_and_ratio(x, y, SIGMAS, biased)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(mmd_gan._mmd2(*blocks[:3], biased=biased), want[1])
+    torch.testing.assert_close(mmd_gan._mmd2_and_variance(*blocks, biased)[1], want[2])
+
+
+def test_the_ratio_of_rational_quadratics_is_that_of_their_matrices():
+    x, y = samples()
+    k = plain.rational_quadratics((0.1, 1, 10))
+    blocks = k(x, x), k(x, y), k(y, y)
+    mmd2, ratio, var = mmd_gan.mix_rq_mmd2_and_ratio(x, y)
+    torch.testing.assert_close((mmd2, var), mmd_gan._mmd2_and_variance(*blocks, biased=True))
+    torch.testing.assert_close(ratio, mmd2 / var.clamp(min=1e-5).sqrt())
+
+
+def test_class_conditional_mmd_is_that_of_each_class():
+    x, y = samples()
+    k, total = plain.ladder(x, y), 0.0
+    for c in range(3):
+        a, b = (c == LABELS).to(x), (LABELS.flip(0) == c).to(x)
+        total = total + a @ k(x, x) @ a + b @ k(y, y) @ b - 2 * a @ k(x, y) @ b
+    got = transferlearning.cmmd(x, y, LABELS, LABELS.flip(0)[:, None])
+    torch.testing.assert_close(got, total / 64)
+    want = ((x - y).mean(0) ** 2).sum()
+    torch.testing.assert_close(transferlearning.mmd_linear(x, y), want)
+
+
 def test_a_tensor_fix_sigma_is_divided_in_place():
     width = torch.tensor(8.0)
     transferlearning.guassian_kernel(*samples(), fix_sigma=width)

@@ -104,8 +104,9 @@ def wild_bootstrap_test(
             f"wild_bootstrap_test: x and y must be of one size, got {n} and {len(y)}; "
             "permutation_test takes any sizes"
         )
-    u = torch.cat([x, y]).detach()
-    own = kernel_matrix(torch.stack([x, y], 1).detach(), torch.stack([x, y], 1).detach(), kernel)
+    x, y = _work(x), _work(y)
+    u, partners = torch.cat([x, y]), torch.stack([x, y], 1)
+    own = kernel_matrix(partners, partners, kernel)
     itself = (own[:, 0, 0] + own[:, 1, 1] - 2 * own[:, 0, 1]).sum(dtype=torch.float64)
 
     def signs(count: int, first: bool) -> Tensor:
@@ -243,24 +244,27 @@ def mmd2_of_splits(
     Returns:
         (Σ p,), without gradients.
     """
-    u = u.detach()
-    size, own = len(u), _diagonal(u, kernel).double()
+    u = _work(u)
+    size, own = len(u), _diagonal(u, kernel)
+    level = own.mean(dtype=torch.float64)
     values = []
     for block in splits:
-        in_x = block.to(u.device).T.contiguous()
+        in_x = block.to(u.device).T.to(u.dtype, memory_format=torch.contiguous_format)
         n = int(in_x[:, 0].sum())
         m = size - n
-        s = in_x.to(u.dtype) * (1 / n + 1 / m) - 1 / m
+        s = in_x * (1 / n + 1 / m) - 1 / m
         if estimator == "biased":
             values.append(_forms(u, s, kernel, backend))
             continue
         forms, mixed, total = _forms_with_ones(u, s, kernel, backend)
-        traces_x = (own[:, None] * in_x).sum(0)
+        # Around its mean, of which a radial kernel's diagonal consists, so that digits are kept.
+        excess = (own - level).to(u.dtype)
+        traces_x, traces = n * level + (excess @ in_x).double(), size * level
         scale = (1 / n + 1 / m) ** 2
         sums_x = (forms + 2 / m * mixed + total / m**2) / scale
         sums_y = (forms - 2 / n * mixed + total / n**2) / scale
         forms = forms + (sums_x / n - traces_x) / (n * (n - 1))
-        values.append(forms + (sums_y / m - (own.sum() - traces_x)) / (m * (m - 1)))
+        values.append(forms + (sums_y / m - (traces - traces_x)) / (m * (m - 1)))
     return torch.cat(values).to(u.dtype)
 
 
@@ -323,10 +327,22 @@ def _diagonal(u: Tensor, kernel: Kernel) -> Tensor:
     return kernel_matrix(points, points, kernel)[..., 0, 0]
 
 
+def _work(x: Tensor) -> Tensor:
+    """Without gradient, and not in half precision, which has no digits for 1/n."""
+    return x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
+
+
 def _upper_ranks(values: Tensor) -> Tensor:
-    """For each value, the share of all that are at least as large."""
-    ordered = values.sort().values
-    return (len(values) - torch.searchsorted(ordered, values)).double() / len(values)
+    """For each value, the share of all that are at least as large; NaN among them makes it NaN.
+
+    Relabellings that mean the same, as the exchange of samples of one size does, differ by rounding
+    and must count as equal, or the test would reject too often.
+    """
+    if values.isnan().any():
+        return torch.full_like(values, float("nan"), dtype=torch.float64)
+    slack = 32 * torch.finfo(values.dtype).eps * values.abs().max()
+    below = torch.searchsorted(values.sort().values, values - slack)
+    return (len(values) - below).double() / len(values)
 
 
 def _result(values: Tensor) -> TwoSampleResult:

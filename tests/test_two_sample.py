@@ -56,6 +56,31 @@ def test_single_precision_keeps_the_digits_of_small_values():
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_relabellings_that_mean_the_same_count_as_ties(dtype):
+    """Two points against two: three ways to split them, each drawn with either name."""
+    x, y = torch.randn(2, 2, 3, dtype=dtype)
+    for a, b in ((x, y), (x.flip(0), y), (y, x)):
+        p_value = dk.permutation_test(a, b, dk.gaussian(1.0), permutations=300).p_value
+        assert min(abs(p_value - third / 3) for third in (1, 2, 3)) < 0.1
+
+
+def test_points_that_are_not_a_number_have_no_p_value():
+    x, y, _, _ = problem(8, 9, 3)
+    x[0, 0] = float("nan")
+    result = dk.permutation_test(x, y, dk.gaussian(1.0), permutations=20)
+    assert math.isnan(result.p_value)
+
+
+def test_half_precision_is_computed_in_single():
+    x, y, _, _ = problem(30, 40, 3, dtype=torch.bfloat16)
+    half, single = (
+        dk.permutation_test(a, b, dk.gaussian(1.0), permutations=20, generator=seeded(0))
+        for a, b in ((x, y), (x.float(), y.float()))
+    )
+    assert half.p_value == single.p_value
+
+
 def test_the_wild_bootstrap_exchanges_partners():
     x, y, _, _ = problem(15, 15, 3, dtype=torch.float64)
     k = KERNELS["gaussians"]

@@ -70,11 +70,10 @@ def _ready(kernel: Any, x: Tensor, y: Tensor, infer_sigma: bool = False) -> None
     if kernel.trainable and infer_sigma:
         raise ValueError("GaussianRBF: infer_sigma must be False when sigma is trainable, got True")
     with torch.no_grad():
-        rule = kernel.init_sigma_fn
-        if rule.__name__ == "sigma_median":
+        if _is(kernel.init_sigma_fn, "sigma_median"):
             sigma = sigma_median(x, y)
         else:
-            sigma = rule(x, y, dk.kernel_matrix(x, y, dk.energy()).square())
+            sigma = kernel.init_sigma_fn(x, y, dk.kernel_matrix(x, y, dk.energy()).square())
         kernel.log_sigma.copy_(sigma.log())
     kernel.init_required = False
 
@@ -116,9 +115,9 @@ class DeepKernel(nn.Module):
         return (1 - self.eps) * deep + self.eps * self.kernel_b(x, y)
 
 
-def _is(kernel: Any, name: str) -> bool:
-    """Whether the kernel is exactly the class of that name, of this file or of alibi-detect."""
-    kind = type(kernel)
+def _is(thing: Any, name: str) -> bool:
+    """Whether it is that function, or of exactly that class, of this file or of alibi-detect."""
+    kind = thing if hasattr(thing, "__name__") else type(thing)
     return kind.__name__ == name and kind.__module__ in (
         __name__,
         "alibi_detect.utils.pytorch.kernels",

@@ -18,7 +18,7 @@ _PACKAGES = {
     "ignite": ("pytorch-ignite", ("0.5",)),
     "sbi": ("sbi", ("0.22", "0.23", "0.24", "0.25", "0.26", "0.27")),
     "torch_fidelity": ("torch-fidelity", ("0.3", "0.4")),
-    "torchmetrics": ("torchmetrics", ("1.0", "1.4", "1.5", "1.6", "1.7", "1.8", "1.9")),
+    "torchmetrics": ("torchmetrics", ("1.3", "1.5", "1.7", "1.8", "1.9")),
 }
 _COPIES = {
     "cmmd": ("distance",),

@@ -13,11 +13,11 @@ _MISSING = object()
 # Installed packages, with the versions whose internals are known, and families of copied files,
 # with the names under which such a file is usually imported.
 _PACKAGES = {
-    "alibi_detect": ("alibi-detect", ("0.11", "0.12", "0.13")),
+    "alibi_detect": ("alibi-detect", ("0.13",)),
     "geomloss": ("geomloss", ("0.2", "0.3")),
     "ignite": ("pytorch-ignite", ("0.5",)),
-    "sbi": ("sbi", ("0.22", "0.23", "0.24", "0.25", "0.26", "0.27")),
-    "torch_fidelity": ("torch-fidelity", ("0.3", "0.4")),
+    "sbi": ("sbi", ("0.27",)),
+    "torch_fidelity": ("torch-fidelity", ("0.4",)),
     "torchmetrics": ("torchmetrics", ("1.3", "1.5", "1.7", "1.8", "1.9")),
 }
 _COPIES = {

@@ -3,7 +3,7 @@
 NATIVE_SOURCES = $(shell find csrc python tests/cpp -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 CPP_DRIVER = -G Ninja -DDMMD_BUILD_TESTS=ON -DDMMD_BUILD_PYTHON=OFF -DDMMD_CUDA=OFF
 
-.PHONY: setup check format lint types test cpp sanitize asan tsan cuda install bench docs
+.PHONY: setup check format lint types test compat cpp sanitize asan tsan cuda install bench docs
 
 setup:  ## the package in this environment, with the tools for working on it
 	pip install -e '.[test,dev]'
@@ -25,6 +25,9 @@ types:
 
 test:
 	pytest
+
+compat:  ## the stand-ins beside the real packages; .ci/compat sbi alibi_detect for the large ones
+	.ci/compat
 
 cpp:  ## csrc alone, without Python
 	cmake -S . -B build/cpp $(CPP_DRIVER)

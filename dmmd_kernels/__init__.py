@@ -1,7 +1,7 @@
 """MMD and its gradient flow for millions of particles, in linear memory."""
 
 from dmmd_kernels.backend import BackendError
-from dmmd_kernels.bandwidth import mean_sigma, median_sigma
+from dmmd_kernels.bandwidth import mean_sigma, median_sigma, sigma_range
 from dmmd_kernels.flows import FlowResult, flow, velocity
 from dmmd_kernels.kernels import (
     Kernel,
@@ -14,6 +14,7 @@ from dmmd_kernels.kernels import (
     polynomial,
     rational_quadratic,
 )
+from dmmd_kernels.modules import EnergyLoss, LearnableKernel, MMDLoss
 from dmmd_kernels.ops import (
     kernel_matrix,
     mmd2,
@@ -23,13 +24,29 @@ from dmmd_kernels.ops import (
     witness,
     witness_grad,
 )
+from dmmd_kernels.two_sample import (
+    AggregatedResult,
+    TwoSampleResult,
+    aggregated_test,
+    mmd2_variance,
+    permutation_test,
+    power_criterion,
+    select_kernel,
+    wild_bootstrap_test,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AggregatedResult",
     "BackendError",
+    "EnergyLoss",
     "FlowResult",
     "Kernel",
+    "LearnableKernel",
+    "MMDLoss",
+    "TwoSampleResult",
+    "aggregated_test",
     "energy",
     "flow",
     "gaussian",
@@ -41,12 +58,18 @@ __all__ = [
     "median_sigma",
     "mixture",
     "mmd2",
+    "mmd2_variance",
+    "permutation_test",
     "polynomial",
     "potential",
     "potential_and_grad",
     "potential_grad",
+    "power_criterion",
     "rational_quadratic",
+    "select_kernel",
+    "sigma_range",
     "velocity",
+    "wild_bootstrap_test",
     "witness",
     "witness_grad",
 ]

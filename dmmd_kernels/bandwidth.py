@@ -1,11 +1,23 @@
-"""Rules that read a Gaussian bandwidth σ off the data. Both return a detached tensor."""
+"""Rules that read a Gaussian bandwidth σ off the data. All return a detached tensor.
+
+Means have a closed form in O((n + m) d). Medians are selected from all distances, exactly, a tile
+at a time: a sample brackets the rank, and one pass counts what lies below the bracket and keeps
+what lies within, a small share of the pairs.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dmmd_kernels.kernels import energy
+from dmmd_kernels.ops import kernel_matrix
 from dmmd_kernels.ops.checks import check_points
 
 _ROWS = 4096
+_TILE = 2**22
+_SAMPLED = 2**19
 
 
 def mean_sigma(x: Tensor, y: Tensor) -> Tensor:
@@ -29,31 +41,160 @@ def mean_sigma(x: Tensor, y: Tensor) -> Tensor:
     return (u.square().sum((-2, -1)) / (size - 1)).sqrt().to(x.dtype)
 
 
-def median_sigma(x: Tensor, y: Tensor, *, max_points: int = _ROWS) -> Tensor:
-    """σ with 2σ² = the median of |u - u'|² over the pairs u ≠ u' of the pooled sample [x; y].
-
-    The median needs every distance, so a larger pool is thinned to `max_points` evenly spaced rows.
-    Of an even number of distances it is the lower middle one.
+def median_sigma(
+    x: Tensor, y: Tensor, *, pairs: str = "pooled", max_points: int | None = _ROWS
+) -> Tensor:
+    """σ with 2σ² = the median of |u - u'|² over pairs of points; of an even number, the lower one.
 
     Args:
         x: (…, n, d).
         y: (…, m, d).
-        max_points: the number of pooled points that are looked at.
+        pairs: "pooled", the pairs u ≠ u' of [x; y]; "within", those of x and those of y; or
+            "across", one point of each.
+        max_points: a larger sample (the pool, or x or y) is thinned to so many evenly spaced rows.
+            None looks at every pair, in O((n + m)²) time and little memory.
 
     Returns:
         (…,), detached.
 
     Raises:
-        TypeError, ValueError: x and y do not fit together, or hold fewer than two points.
+        TypeError, ValueError: x and y do not fit together, `pairs` is unknown, or there is no pair.
     """
+    if pairs not in ("pooled", "within", "across"):
+        raise ValueError(
+            f"median_sigma: pairs must be 'pooled', 'within' or 'across', got {pairs!r}"
+        )
     u = _pooled("median_sigma", x, y)
-    if u.shape[-2] > max_points:
-        keep = torch.linspace(0, u.shape[-2] - 1, max_points, device=u.device).long()
-        u = u[..., keep, :]
-    distances = torch.cdist(u, u, compute_mode="donot_use_mm_for_euclid_dist")
-    above = torch.triu_indices(u.shape[-2], u.shape[-2], offset=1, device=u.device)
-    median = distances[..., above[0], above[1]].median(-1).values
-    return (median / 2**0.5).to(x.dtype)
+    n = x.shape[-2]
+    clouds = [u] if pairs == "pooled" else [u[..., :n, :], u[..., n:, :]]
+    blocks = u.shape[:-2].numel()
+    thin = [_thinned(cloud, max_points) for cloud in clouds]
+    clouds = [cloud.reshape(blocks, *cloud.shape[-2:]) for cloud in thin]
+    medians = [
+        _median([PairGroup(*block)] if pairs == "across" else [PairGroup(c) for c in block])
+        for block in zip(*clouds, strict=True)
+    ]
+    return (torch.stack(medians).reshape(u.shape[:-2]) / 2**0.5).to(x.dtype)
+
+
+def sigma_range(x: Tensor, y: Tensor, *, count: int = 7, max_points: int | None = _ROWS) -> Tensor:
+    """So many σ in steps of 2, `median_sigma(x, y)` in the middle: for mixtures, aggregated tests.
+
+    Args:
+        x, y, max_points: as in `median_sigma`.
+        count: at least 1.
+
+    Returns:
+        (…, count), ascending, detached.
+
+    Raises:
+        TypeError, ValueError: as in `median_sigma`.
+    """
+    sigma = median_sigma(x, y, max_points=max_points)
+    steps = torch.arange(count, dtype=sigma.dtype, device=sigma.device) - (count - 1) / 2
+    return sigma.unsqueeze(-1) * 2.0**steps
+
+
+class PairGroup(NamedTuple):
+    """The pairs (a_i, b_j), or those i < j of a alone, each counted so many times."""
+
+    a: Tensor
+    b: Tensor | None = None
+    times: int = 1
+
+    def size(self) -> int:
+        n = len(self.a)
+        return self.times * (n * (n - 1) // 2 if self.b is None else n * len(self.b))
+
+
+def select_distance(groups: Sequence[PairGroup], rank: int) -> Tensor:
+    """The distance of that rank, from 0, among all pairs of the groups: (), detached.
+
+    Raises:
+        ValueError: there are not so many pairs.
+    """
+    size = sum(group.size() for group in groups)
+    if not 0 <= rank < size:
+        raise ValueError(f"select_distance: rank must be in [0, {size}), got {rank}")
+    low, high = _bracket(groups, rank, size)
+    below, kept = _inside(groups, low, high)
+    if not below <= rank < below + sum(len(values) * times for values, times in kept):
+        below, kept = _inside(groups, -float("inf"), float("inf"))
+    values = torch.cat([v.repeat_interleave(times) for v, times in kept])
+    return values.kthvalue(rank - below + 1).values
+
+
+def pair_at(groups: Sequence[PairGroup], distance: Tensor) -> tuple[Tensor, Tensor]:
+    """The first two points (d,) at a selected distance, differentiable."""
+    for group in groups:
+        others = group.a if group.b is None else group.b
+        for row, column, tile in _tiles(group):
+            hit = (tile == distance).nonzero()
+            if len(hit):
+                return group.a[row + hit[0, 0]], others[column + hit[0, 1]]
+    raise ValueError("pair_at: no pair has that distance; points must be finite")
+
+
+def _median(groups: list[PairGroup]) -> Tensor:
+    size = sum(group.size() for group in groups)
+    if size == 0:
+        raise ValueError("median_sigma: x and y must hold a pair of points, got none")
+    return select_distance(groups, (size - 1) // 2)
+
+
+def _bracket(groups: Sequence[PairGroup], rank: int, size: int) -> tuple[float, float]:
+    """Two distances that the one of that rank lies between, with all but certainty."""
+    if size <= 4 * _SAMPLED:
+        return -float("inf"), float("inf")
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+    for group in groups:
+        others = group.a if group.b is None else group.b
+        share = _SAMPLED * group.size() // size
+        i = torch.randint(len(group.a), (share,), generator=generator).to(group.a.device)
+        j = torch.randint(len(others), (share,), generator=generator).to(group.a.device)
+        if group.b is None:  # the next row, so that no point meets itself
+            j = torch.where(i == j, (i + 1) % len(others), j)
+        drawn.append((group.a[i].detach() - others[j].detach()).norm(dim=1))
+    values = torch.cat(drawn).sort().values
+    middle = rank / size * len(values)
+    margin = 3 * len(values) ** 0.5  # six standard deviations of the sample's median
+    low, high = int(middle - margin), int(middle + margin)
+    return (
+        values[low].item() if low >= 0 else -float("inf"),
+        values[high].item() if high < len(values) else float("inf"),
+    )
+
+
+def _inside(groups: Sequence[PairGroup], low: float, high: float):
+    """How many distances are below `low`, and those in [low, high] with their counts."""
+    below, kept = 0, []
+    for group in groups:
+        for *_, tile in _tiles(group):
+            below += int(torch.count_nonzero(tile < low)) * group.times
+            kept.append((tile[(tile >= low) & (tile <= high)], group.times))
+    return below, kept
+
+
+def _tiles(group: PairGroup) -> Iterator[tuple[int, int, Tensor]]:
+    """First row, first column and distances, NaN where a pair does not count, a tile at a time."""
+    a, b = group.a.detach(), (group.a if group.b is None else group.b).detach()
+    rows = max(1, _TILE // max(len(b), 1))
+    for start in range(0, len(a), rows):
+        part = a[start : start + rows]
+        column = start if group.b is None else 0
+        tile = kernel_matrix(part, b[column:], energy()).neg_()
+        if group.b is None:
+            square = tile[:, : len(part)]
+            square.masked_fill_(torch.ones_like(square, dtype=torch.bool).tril(), float("nan"))
+        yield start, column, tile
+
+
+def _thinned(u: Tensor, max_points: int | None) -> Tensor:
+    if max_points is None or u.shape[-2] <= max_points:
+        return u
+    keep = torch.linspace(0, u.shape[-2] - 1, max_points, device=u.device).long()
+    return u[..., keep, :]
 
 
 def _pooled(op: str, x: Tensor, y: Tensor) -> Tensor:

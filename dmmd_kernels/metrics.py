@@ -14,6 +14,8 @@ from torch.nn import functional as F
 import dmmd_kernels as dk
 from dmmd_kernels.data import Digits, batch_indices
 
+_SUBSET_BYTES = 2**28
+
 
 def energy_distance(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> float:
     """2 E|x - y| - E|x - x'| - E|y - y'| (Székely and Rizzo, 2013): MMD² of -|x - y|.
@@ -48,28 +50,39 @@ def _sqrtm(cov: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
-def kid(x: Tensor, y: Tensor) -> float:
-    """MMD² of features x (N, D) and y (M, D) with the kernel (⟨x, y⟩/D + 1)³, unbiased.
+def kid(
+    x: Tensor, y: Tensor, *, degree: int = 3, gamma: float | None = None, coef: float = 1.0
+) -> float:
+    """MMD² of features x (N, D) and y (M, D) with the kernel (γ⟨x, y⟩ + coef)^degree, unbiased.
 
-    Bińkowski et al. (ICLR 2018), on all pairs at once. May be negative.
+    Bińkowski et al. (ICLR 2018), on all pairs at once; γ is 1/D when None. May be negative.
     """
-    return dk.mmd2(x.double(), y.double(), dk.polynomial(3)).item()
+    return dk.mmd2(x.double(), y.double(), dk.polynomial(degree, gamma, coef)).item()
 
 
 def kid_of_subsets(
-    x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0
+    x: Tensor,
+    y: Tensor,
+    *,
+    subsets: int = 100,
+    size: int = 1000,
+    seed: int = 0,
+    degree: int = 3,
+    gamma: float | None = None,
+    coef: float = 1.0,
 ) -> tuple[float, float]:
-    """Mean and standard deviation of `kid` over random subsets: the protocol of most tables."""
-    values = torch.tensor(
-        [
-            kid(
-                x[batch_indices(len(x), size, seed=seed, step=0, stream=2 * i)],
-                y[batch_indices(len(y), size, seed=seed, step=0, stream=2 * i + 1)],
-            )
-            for i in range(subsets)
-        ],
-        dtype=torch.float64,
-    )
+    """Mean and standard deviation of `kid` over random subsets: the protocol of most tables.
+
+    Subsets go through one batched op, as many at a time as fit in a quarter of a gigabyte.
+    """
+    kernel = dk.polynomial(degree, gamma, coef)
+    rows = [
+        [batch_indices(len(u), size, seed=seed, step=0, stream=2 * i + s) for i in range(subsets)]
+        for s, u in enumerate((x, y))
+    ]
+    at_once = max(1, _SUBSET_BYTES // (16 * size * max(x.shape[1], 1)))
+    picked = zip(*(torch.stack(r).split(at_once) for r in rows), strict=True)
+    values = torch.cat([dk.mmd2(x[i].double(), y[j].double(), kernel) for i, j in picked])
     return values.mean().item(), values.std().item()
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
+from dmmd_kernels import bandwidth
 from tests.cases import problem
 
 
@@ -45,6 +46,64 @@ def test_the_rules_are_detached_and_scale_free():
     value = dk.mmd2(x, y, dk.gaussian(dk.median_sigma(x, y)))
     scaled = dk.mmd2(7 * x, 7 * y, dk.gaussian(dk.median_sigma(7 * x, 7 * y)))
     torch.testing.assert_close(scaled, value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("pairs", ["pooled", "within", "across"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_median_of_many_pairs_is_selected_exactly(pairs, dtype, monkeypatch):
+    """Of more pairs than are sorted at once; of an even number, the lower one."""
+    monkeypatch.setattr(bandwidth, "_SAMPLED", 2**8)
+    monkeypatch.setattr(bandwidth, "_TILE", 2**11)
+    x, y = (t.to(dtype) for t in problem(60, 91, 3)[:2])
+    distances = -dk.kernel_matrix(torch.cat([x, y]), torch.cat([x, y]), dk.energy())
+    above = torch.ones(151, 151, dtype=torch.bool).triu(1)
+    across = torch.zeros_like(above)
+    across[:60, 60:] = True
+    chosen = {"pooled": above, "within": above & ~across, "across": across}[pairs]
+    want = distances[chosen].median() / 2**0.5
+    assert dk.median_sigma(x, y, pairs=pairs, max_points=None) == want
+
+
+@pytest.mark.parametrize("rank", [0, 1, 700, 1000, 1500, 2394])
+def test_every_rank_is_found_and_its_pair(rank, monkeypatch):
+    monkeypatch.setattr(bandwidth, "_SAMPLED", 2**7)
+    x, y, _, _ = problem(20, 31, 3)
+    x, y = x.double(), y.double()
+    parts = [(x, None, 2), (y, None, 3), (x, y, 1)]
+    groups = [bandwidth.PairGroup(*part) for part in parts]
+    every = [torch.pdist(x).repeat(2), torch.pdist(y).repeat(3), torch.cdist(x, y).flatten()]
+    got = bandwidth.select_distance(groups, rank)
+    torch.testing.assert_close(got, torch.cat(every).sort().values[rank], rtol=1e-7, atol=1e-7)
+    a, b = bandwidth.pair_at(groups, got)
+    torch.testing.assert_close((a - b).norm(), got)
+
+
+def test_a_bracket_that_misses_is_widened(monkeypatch):
+    monkeypatch.setattr(bandwidth, "_bracket", lambda *_: (0.0, 1e-6))
+    x, y, _, _ = problem(20, 31, 3)
+    expected = (pooled_squares(x, y).median() / 2).sqrt()
+    torch.testing.assert_close(dk.median_sigma(x, y).double(), expected, rtol=1e-6, atol=0)
+
+
+def test_a_range_of_widths_is_centred_on_the_median():
+    x, y, _, _ = problem(20, 31, 3)
+    got, median = dk.sigma_range(x, y, count=5), dk.median_sigma(x, y)
+    torch.testing.assert_close(got, median * torch.tensor([0.25, 0.5, 1, 2, 4]))
+    batch = dk.sigma_range(torch.stack([x, 2 * x]), torch.stack([y, 2 * y]), count=3)
+    torch.testing.assert_close(batch[1], 2 * batch[0])
+
+
+def test_unknown_pairs_are_named():
+    with pytest.raises(ValueError, match="pairs must be 'pooled', 'within' or 'across', got 'x'"):
+        dk.median_sigma(torch.zeros(3, 2), torch.zeros(3, 2), pairs="x")
+
+
+def test_ranks_and_pairs_that_do_not_exist():
+    group = bandwidth.PairGroup(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"rank must be in \[0, 3\), got 3"):
+        bandwidth.select_distance([group], 3)
+    with pytest.raises(ValueError, match="no pair has that distance"):
+        bandwidth.pair_at([group], torch.ones(()))
 
 
 def test_too_few_points():

@@ -58,6 +58,17 @@ def test_kid_of_whole_sets_is_kid():
     assert deviation < 1e-12
 
 
+def test_kid_over_subsets_is_that_of_each(monkeypatch):
+    """Two subsets at a time; another kernel than the usual one."""
+    monkeypatch.setattr(metrics, "_SUBSET_BYTES", 2 * 16 * 10 * 4)
+    x, y, how = cloud(40, 4), cloud(30, 4, seed=1), {"degree": 2, "gamma": 0.3, "coef": 0.5}
+    got = metrics.kid_of_subsets(x, y, subsets=5, size=10, seed=7, **how)
+    pick = lambda u, stream: u[data.batch_indices(len(u), 10, seed=7, step=0, stream=stream)]
+    each = [metrics.kid(pick(x, 2 * i), pick(y, 2 * i + 1), **how) for i in range(5)]
+    each = torch.tensor(each, dtype=torch.float64)
+    assert got == pytest.approx((each.mean().item(), each.std().item()), rel=1e-10)
+
+
 def test_energy_distance_on_a_line():
     """2 · 10/4 - 1 - 2"""
     x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [4.0]])

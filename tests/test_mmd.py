@@ -209,6 +209,18 @@ def test_small_values_near_the_null_are_accurate(name, clouds):
     assert (got - exact).abs() <= allowed
 
 
+def test_a_narrow_width_leaves_no_rounding_in_the_second_derivative():
+    """A pair i = i has slope 1/σ² but pulls nowhere, so what it adds must be exactly nothing."""
+    x, y, _, _ = problem(40, 50, 3)
+    kernel, found = dk.gaussian(1.0) + dk.gaussian(1e-3), []
+    for dtype in (torch.float32, torch.float64):
+        u = (3 * x).to(dtype).requires_grad_()
+        value = dk.mmd2(u, y.to(dtype) + 0.5, kernel, estimator="biased")
+        (g,) = torch.autograd.grad(value, u, create_graph=True)
+        found.append(torch.autograd.grad((g * x.to(dtype)).sum(), u)[0].double())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
+
+
 @each_estimator
 def test_half_precision_is_the_float32_value_rounded(estimator):
     x, y, _, _ = samples(dtype=torch.bfloat16)

@@ -1,18 +1,20 @@
-"""The README's Python code runs, top to bottom, as a reader would type it."""
+"""The Python code of README and guide runs, top to bottom, as a reader would type it."""
 
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_code_blocks_run():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 4
+@pytest.mark.parametrize(("file", "least"), [("README.md", 4), ("docs/dropin.md", 3)])
+def test_the_code_blocks_run(file, least):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
+    assert len(blocks) >= least
     torch.manual_seed(0)
-    exec(compile("\n".join(blocks), "README.md", "exec"), {})
+    exec(compile("\n".join(blocks), file, "exec"), {})
 
 
 def test_what_it_points_to_exists():

@@ -123,13 +123,19 @@ def _params_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
 # -- quadratic_form -------------------------------------------------------------------------------
 
 
+def _pulling(how):
+    """A radial pair i = i pulls nowhere. Left out, it leaves no rounding in second derivatives."""
+    profiles, skip_diagonal, *rest = how
+    return profiles, skip_diagonal or not profiles.startswith("polynomial"), *rest
+
+
 def _form_backward(tensors, how, needs, s):
     """c is symmetric, so both roles of u contribute alike."""
     u, v, w, params = tensors
     s = s[..., None, None]
     sv = (s * v).to(u.dtype)
     return (
-        2 * potential_grad(u, u, sv, w, params, *how) if needs[0] else None,
+        2 * potential_grad(u, u, sv, w, params, *_pulling(how)) if needs[0] else None,
         (s * potential(u, u, w, params, *how)).to(u.dtype) if needs[1] else None,
         potential(u, u, sv, params, *how) if needs[2] else None,
         params_grad(u, u, sv, w, params, *how) if needs[3] else None,
@@ -160,6 +166,7 @@ def _form_and_grads_backward(tensors, how, needs, s, along_u, along_params):
         twice = None if along_u is None else 2 * along_u.contiguous()
         along_params = None if along_params is None else along_params.contiguous()
         needs = (needs[0], needs[0], *needs[1:])
+        how = _pulling(how) if along_params is None else how
         dz, dx, *rest = _second_order((u, u, v, w, params), how, needs, twice, along_params)
         second = (_sum(dz, dx), *rest)
     return tuple(map(_sum, first, second))

@@ -1,0 +1,94 @@
+"""A kernel matrix of points that several features describe, K = Σ_l k_l(a_l, a_l), not stored.
+
+Deep kernels are of this form: a kernel of learned features, and one of the points themselves.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dmmd_kernels as dk
+from dmmd_kernels.compat.sums import RowSums, paired, peak
+from dmmd_kernels.two_sample import mmd2_of_splits
+
+
+class FeaturedMatrix:
+    """K (N, N) of N points, from parts (features (N, d_l), radial kernel).
+
+    It becomes a tensor where one is needed: when indexed, when torch or NumPy computes with it, or
+    by `dense()`. Sums over it are taken without.
+    """
+
+    def __init__(self, *parts: tuple[Tensor, dk.Kernel]) -> None:
+        self.parts = parts
+        self._dense: Tensor | None = None
+
+    def dense(self) -> Tensor:
+        if self._dense is None:
+            self._dense = _total(dk.kernel_matrix(a, a, kernel) for a, kernel in self.parts)
+        return self._dense
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([len(self.parts[0][0])] * 2)
+
+    def __len__(self) -> int:
+        return len(self.parts[0][0])
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.dense()[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.dense(), name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.dense().detach().cpu(), dtype=dtype)
+
+    def __dlpack__(self, **how: Any) -> Any:
+        return self.dense().detach().__dlpack__(**how)
+
+    def __dlpack_device__(self) -> Any:
+        return self.dense().__dlpack_device__()
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        def made(value):
+            if isinstance(value, FeaturedMatrix):
+                return value.dense()
+            return type(value)(map(made, value)) if type(value) in (list, tuple) else value
+
+        return function(*map(made, args), **{k: made(v) for k, v in (kwargs or {}).items()})
+
+    def mmd2(self, n: int) -> Tensor:
+        """MMD² unbiased of the first n points against the others."""
+        return _total(dk.mmd2(a[:n], a[n:], kernel) for a, kernel in self.parts)
+
+    def mmd2_of_splits(self, splits: Iterable[Tensor], estimator: str = "unbiased") -> Tensor:
+        """MMD² of the points that each row of the splits names, against the others."""
+        blocks = list(splits)
+        return _total(mmd2_of_splits(a, k, blocks, estimator=estimator) for a, k in self.parts)
+
+    def row_sums(self, n: int) -> list[Tensor]:
+        """xx, yy, xy and yx of RowSums, for the first n points against the others."""
+        parts = [RowSums(a[:n], a[n:], kernel) for a, kernel in self.parts]
+        return [_total(getattr(p, name) for p in parts) for name in ("xx", "yy", "xy", "yx")]
+
+    def pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """K[rows, columns] for numbers of one shape."""
+        return _total(paired(a[rows], a[columns], kernel) for a, kernel in self.parts)
+
+    def peak(self) -> Tensor:
+        """The value on the diagonal, the same everywhere since the kernels are radial: ()."""
+        return _total(peak(a, kernel) for a, kernel in self.parts)
+
+
+def _total(parts: Iterator[Tensor]) -> Tensor:
+    total = next(parts)
+    for part in parts:
+        total = total + part
+    return total

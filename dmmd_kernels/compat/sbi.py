@@ -1,0 +1,54 @@
+"""The two MMD functions of sbi.
+
+    from dmmd_kernels.compat.sbi import unbiased_mmd_squared, biased_mmd
+        in place of: from sbi.utils.metrics import …
+
+Convention: exp(-|x - y|² / 2 scale²). `unbiased_mmd_squared` is MMD² unbiased, `biased_mmd` is the
+*root* of MMD² biased. When None, scale is the lower median of the distances, *not detached*: a
+gradient flows to the one pair that has it. The unbiased function takes that median over the pairs i
+< j of x and of y and over all pairs across, and at least 1e-8; the biased one counts each pair of x
+and of y twice, the zeros of their diagonals, and each pair across once.
+
+Mended: no (n, n, d) differences; the root of a value that rounding made negative is 0, not NaN.
+"""
+
+from torch import Tensor
+
+import dmmd_kernels as dk
+from dmmd_kernels.bandwidth import PairGroup, pair_at, select_distance
+from dmmd_kernels.compat.patching import Swap
+
+
+def unbiased_mmd_squared(x: Tensor, y: Tensor, scale: float | Tensor | None = None) -> Tensor:
+    """x (n, d), y (m, d) → ()."""
+    if scale is None:
+        scale = _median([PairGroup(x), PairGroup(y), PairGroup(x, y)])
+    if isinstance(scale, Tensor):
+        return dk.mmd2(x, y, dk.gaussian(scale.clamp(min=1e-8)))
+    return dk.mmd2(x, y, dk.gaussian(max(scale, 1e-8)))
+
+
+def biased_mmd(x: Tensor, y: Tensor, scale: float | Tensor | None = None) -> Tensor:
+    """x (n, d), y (m, d) → (), the root."""
+    if scale is None:
+        groups = [PairGroup(x, times=2), PairGroup(y, times=2), PairGroup(x, y)]
+        scale = _median(groups, zeros=len(x) + len(y))
+    return dk.mmd2(x, y, dk.gaussian(scale), estimator="biased").clamp(min=0).sqrt()
+
+
+def _median(groups: list[PairGroup], zeros: int = 0) -> Tensor:
+    """The lower median of the distances and so many zeros; its gradient goes to one pair."""
+    rank = (sum(group.size() for group in groups) + zeros - 1) // 2 - zeros
+    if rank < 0:
+        return groups[0].a.new_zeros(())
+    a, b = pair_at(groups, select_distance(groups, rank))
+    return (a - b).square().sum().sqrt()
+
+
+def swaps() -> list[Swap]:
+    from sbi.utils import metrics
+
+    return [
+        Swap(metrics, "unbiased_mmd_squared", unbiased_mmd_squared),
+        Swap(metrics, "biased_mmd", biased_mmd),
+    ]

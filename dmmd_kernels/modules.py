@@ -1,0 +1,193 @@
+"""Losses and kernels as torch.nn modules: for training loops, with state_dict, repr and .to().
+
+loss = dk.MMDLoss(dk.gaussian(2.0))                                  a fixed kernel
+loss = dk.MMDLoss(dk.LearnableKernel(dk.gaussian(2.0)))              its width is learned
+loss = dk.MMDLoss(dk.gaussian(2.0), features=encoder)                a deep kernel
+loss = dk.MMDLoss(lambda x, y: dk.gaussian(dk.median_sigma(x, y)))   a width read off the batch
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmmd_kernels.kernels import Kernel, Term, energy
+from dmmd_kernels.ops import mmd2
+
+KernelRule = Callable[[Tensor, Tensor], Kernel]
+_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "none": lambda values: values,
+}
+_SCALED = ("gaussian", "rational_quadratic", "laplace", "imq")
+
+
+class LearnableKernel(nn.Module):
+    """A kernel Σ λ ψ(s |x - y|²; a) whose λ, s or a are learned, as logarithms: they stay positive.
+
+    Args:
+        kernel: where to begin. Its terms with a width are learned, gaussian, rational_quadratic,
+            laplace and imq; others are kept.
+        learn: any of "widths" (the scale s of each term; for a gaussian s = 1/2σ²), "weights" (λ;
+            when MMD² is maximised they grow without bound) and "shapes" (α of rational_quadratic,
+            at fixed s).
+
+    Shapes:
+        log_scale, log_weight, log_shape: (terms,), those that are learned.
+
+    Raises:
+        ValueError: an unknown name in `learn`, or a kernel that has nothing to learn, or whose
+            parameters are tensors already.
+    """
+
+    log_scale: nn.Parameter | None
+    log_weight: nn.Parameter | None
+    log_shape: nn.Parameter | None
+
+    def __init__(self, kernel: Kernel, learn: Sequence[str] = ("widths",)) -> None:
+        super().__init__()
+        if not set(learn) <= {"widths", "weights", "shapes"} or not learn:
+            raise ValueError(
+                f"LearnableKernel: learn must name 'widths', 'weights' or 'shapes', got {learn!r}"
+            )
+        terms = [term for term in kernel.terms if term.profile in _SCALED]
+        if kernel.parameters or not terms:
+            raise ValueError(
+                "LearnableKernel: kernel must have numbers as parameters and a gaussian, "
+                f"rational_quadratic, laplace or imq among its terms, got {kernel}"
+            )
+        self.base = kernel
+        self.learn = tuple(learn)
+        self._register("log_scale", "widths", [term.scale for term in terms])
+        self._register("log_weight", "weights", [term.weight for term in terms])
+        self._register("log_shape", "shapes", [term.shape or 1.0 for term in terms])
+
+    def _register(self, name: str, kind: str, start: list) -> None:
+        logarithm = nn.Parameter(torch.tensor(start).log()) if kind in self.learn else None
+        self.register_parameter(name, logarithm)
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Kernel:
+        """The kernel of now; x and y are not needed."""
+        learned = {
+            field: None if logarithm is None else logarithm.exp()
+            for field, logarithm in (
+                ("scale", self.log_scale),
+                ("weight", self.log_weight),
+                ("shape", self.log_shape),
+            )
+        }
+        terms, index = [], 0
+        for term in self.base.terms:
+            if term.profile in _SCALED:
+                term = _with(term, {f: v[index] for f, v in learned.items() if v is not None})
+                index += 1
+            terms.append(term)
+        return Kernel(tuple(terms))
+
+    def extra_repr(self) -> str:
+        return f"{self.base}, learn={self.learn}"
+
+
+def _with(term: Term, learned: dict[str, Any]) -> Term:
+    if term.profile != "rational_quadratic":
+        learned = {name: value for name, value in learned.items() if name != "shape"}
+    return replace(term, label=f"learned {term.label}", **learned)
+
+
+class MMDLoss(nn.Module):
+    """MMD² between two samples as a loss: `forward(x (…, n, d), y (…, m, d))` → ().
+
+    Args:
+        kernel: a Kernel; or what maps (x, y) to one, such as LearnableKernel or a rule for the
+            width. A rule that is a module is a part of this one.
+        features: a network φ applied to both samples first: the kernel is then k(φ(x), φ(y)).
+        estimator: "biased", which is at least 0 and whose gradient is that of a V-statistic, or
+            "unbiased", which is right on average and may be negative.
+        reduction: over the batch (…,): "mean", "sum" or "none".
+        backend: as in `mmd2`.
+
+    Raises:
+        ValueError: an unknown reduction or estimator; on calling, as `mmd2` does.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel | KernelRule,
+        *,
+        features: nn.Module | None = None,
+        estimator: str = "biased",
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if reduction not in _REDUCTIONS:
+            raise ValueError(
+                f"{type(self).__name__}: reduction must be 'mean', 'sum' or 'none', "
+                f"got {reduction!r}"
+            )
+        if estimator not in ("biased", "unbiased"):
+            raise ValueError(
+                f"{type(self).__name__}: estimator must be 'biased' or 'unbiased', "
+                f"got {estimator!r}"
+            )
+        self.kernel = kernel
+        self.features = features
+        self.estimator = estimator
+        self.reduction = reduction
+        self.backend = backend
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        weights_x: Tensor | None = None,
+        weights_y: Tensor | None = None,
+    ) -> Tensor:
+        """Weights (…, n) and (…, m) as in `mmd2`. Returns (), or (…,) for reduction="none"."""
+        if self.features is not None:
+            x, y = self.features(x), self.features(y)
+        kernel = self.kernel if isinstance(self.kernel, Kernel) else self.kernel(x, y)
+        values = mmd2(
+            x,
+            y,
+            kernel,
+            estimator=self.estimator,
+            weights_x=weights_x,
+            weights_y=weights_y,
+            backend=self.backend,
+        )
+        return _REDUCTIONS[self.reduction](values)
+
+    def extra_repr(self) -> str:
+        kernel = f"{self.kernel}, " if isinstance(self.kernel, Kernel) else ""
+        return f"{kernel}estimator={self.estimator!r}, reduction={self.reduction!r}"
+
+
+class EnergyLoss(MMDLoss):
+    """The energy distance 2 E|x - y|^β - E|x - x'|^β - E|y - y'|^β: MMD² of -|x - y|^β.
+
+    Args:
+        beta: 0 < β < 2.
+        features, estimator, reduction, backend: as in MMDLoss.
+    """
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        *,
+        features: nn.Module | None = None,
+        estimator: str = "biased",
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            energy(beta),
+            features=features,
+            estimator=estimator,
+            reduction=reduction,
+            backend=backend,
+        )

@@ -1,0 +1,94 @@
+"""DK-for-TST: gradients in everything, the lazy matrix, permutations with and without it."""
+
+import numpy as np
+import pytest
+import torch
+
+from dmmd_kernels.compat import dk_tst
+from tests.compat import plain
+from tests.compat.test_families import waves
+
+
+def clouds() -> tuple[torch.Tensor, torch.Tensor]:
+    features = torch.cat([waves(9, 3, 1.0, 0.0), waves(9, 3, 1.7, 0.5)])
+    return features, torch.cat([waves(9, 2, 0.7, 0.0), waves(9, 2, 0.9, 0.4)])
+
+
+def test_gradients_reach_features_points_widths_and_epsilon():
+    numbers = [torch.tensor(v, dtype=torch.float64) for v in (2.0, 0.7, 0.1)]
+    tensors = [t.requires_grad_() for t in (*clouds(), *numbers)]
+    features, points, sigma, sigma0, epsilon = tensors
+    mmd2, variance, _ = dk_tst.MMDu(features, 9, points, sigma, sigma0, epsilon)
+    matrix = plain.deep(features, points, sigma, sigma0, epsilon)
+    ours = mmd2 / (variance + 1e-8).sqrt()
+    theirs = plain.one_sample_u(matrix) / (plain.h_variance(matrix) + 1e-8).sqrt()
+    torch.testing.assert_close(ours, theirs)
+    for got, want in zip(
+        torch.autograd.grad(ours, tensors), torch.autograd.grad(theirs, tensors), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-10)
+
+
+def test_the_matrix_is_made_only_when_looked_at():
+    features, points = clouds()
+    matrix = dk_tst.MMDu(features, 9, points, 2.0, 0.7, 0.1)[2]
+    want = plain.deep(features, points, 2.0, 0.7, 0.1)
+    assert matrix.shape == (18, 18)
+    assert len(matrix) == 18
+    assert matrix._dense is None
+    torch.testing.assert_close(matrix[2:4], want[2:4])
+    assert matrix._dense is not None
+    torch.testing.assert_close(torch.as_tensor(matrix), want)
+    torch.testing.assert_close(torch.sum(matrix, 0), want.sum(0))
+    np.testing.assert_allclose(np.asarray(matrix), want.numpy())
+    assert matrix.trace().item() == pytest.approx(18)
+
+
+def test_permutations_are_the_same_with_and_without_the_matrix():
+    features, points = clouds()
+    matrix = dk_tst.MMDu(features, 9, points, 2.0, 0.7, 0.1)[2]
+    results = []
+    for given in (matrix, matrix.dense()):
+        torch.manual_seed(0)
+        results.append(dk_tst.mmd2_permutations(given, 9, 40))
+    (estimate, p_value, rest), (other, other_p, other_rest) = results
+    assert estimate == pytest.approx(other, rel=1e-10)
+    assert estimate == pytest.approx(plain.one_sample_u(matrix.dense()).item(), rel=1e-10)
+    assert p_value == other_p
+    torch.testing.assert_close(rest, other_rest)
+
+
+def test_a_permutation_is_the_statistic_of_the_permuted_points():
+    features, points = clouds()
+    matrix = dk_tst.MMDu(features, 9, points, 2.0, 0.7, 0.1)[2]
+    torch.manual_seed(0)
+    rest = dk_tst.mmd2_permutations(matrix, 9, 1)[2]
+    torch.manual_seed(0)
+    chosen = torch.randperm(18)[:9].sort().values
+    others = torch.tensor([i for i in range(18) if i not in chosen])
+    order = torch.cat([chosen, others])
+    want = plain.one_sample_u(matrix.dense()[order][:, order])
+    torch.testing.assert_close(rest[0], want)
+
+
+def test_the_test_rejects_where_it_should():
+    features, points = clouds()
+    how = (2.0, 0.7, 0.05, "cpu", torch.float64)
+    apart = features + torch.cat([torch.zeros(9, 1), torch.full((9, 1), 5.0)])
+    assert dk_tst.TST_MMD_u(apart, 9, 9, points, *how, is_smooth=False)[:2] == (1, "NaN")
+    same = torch.cat([features[:9], features[:9]])
+    assert dk_tst.TST_MMD_u(same, 9, 9, points, *how, is_smooth=False)[0] == 0
+
+
+def test_samples_of_two_sizes_are_refused():
+    features, points = clouds()
+    with pytest.raises(ValueError, match="of one size, got 8 and 10"):
+        dk_tst.MMDu(features, 8, points, 2.0)
+    with pytest.raises(ValueError, match="K must have 2 n_X = 10 rows, got 18"):
+        dk_tst.mmd2_permutations(torch.eye(18), 5)
+
+
+def test_matrices_are_converted():
+    made = dk_tst.MatConvert(np.ones((2, 3)), "cpu", torch.float32)
+    assert made.dtype == torch.float32
+    assert made.shape == (2, 3)

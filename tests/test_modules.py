@@ -1,0 +1,138 @@
+"""Losses and kernels as modules: what they compute, what they hold, and that they learn."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import dmmd_kernels as dk
+from tests.cases import each_kernel, problem
+
+
+@each_kernel
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_the_loss_is_mmd2(kernel, estimator):
+    x, y, _, _ = problem(8, 9, 3)
+    got = dk.MMDLoss(kernel, estimator=estimator)(x, y)
+    assert torch.equal(got, dk.mmd2(x, y, kernel, estimator=estimator))
+
+
+def test_the_energy_loss_is_the_energy_distance():
+    x, y, _, _ = problem(8, 9, 3)
+    d = torch.cdist
+    want = 2 * d(x, y).mean() - d(x, x).mean() - d(y, y).mean()
+    torch.testing.assert_close(dk.EnergyLoss()(x, y), want, rtol=1e-5, atol=1e-6)
+    assert torch.equal(dk.EnergyLoss(1.5)(x, y), dk.MMDLoss(dk.energy(1.5))(x, y))
+
+
+def test_batches_are_reduced_as_asked():
+    x, y = torch.randn(4, 5, 2), torch.randn(4, 6, 2)
+    values = dk.MMDLoss(dk.gaussian(1.0), reduction="none")(x, y)
+    assert values.shape == (4,)
+    torch.testing.assert_close(dk.MMDLoss(dk.gaussian(1.0))(x, y), values.mean())
+    torch.testing.assert_close(dk.MMDLoss(dk.gaussian(1.0), reduction="sum")(x, y), values.sum())
+
+
+def test_weights_are_handed_on():
+    x, y, _, _ = problem(8, 9, 3)
+    a = torch.rand(8)
+    got = dk.MMDLoss(dk.gaussian(1.0))(x, y, weights_x=a)
+    assert torch.equal(got, dk.mmd2(x, y, dk.gaussian(1.0), estimator="biased", weights_x=a))
+
+
+def test_a_rule_may_read_the_width_off_the_batch():
+    x, y, _, _ = problem(8, 9, 3)
+    loss = dk.MMDLoss(lambda x, y: dk.gaussian(dk.median_sigma(x, y)))
+    want = dk.mmd2(x, y, dk.gaussian(dk.median_sigma(x, y)), estimator="biased")
+    assert torch.equal(loss(x, y), want)
+
+
+def test_a_deep_kernel_trains_its_features():
+    x, y, _, _ = problem(8, 9, 3)
+    loss = dk.MMDLoss(dk.gaussian(1.0), features=nn.Linear(3, 2))
+    value = loss(x, y)
+    inner = loss.features(x), loss.features(y)
+    assert torch.equal(value, dk.mmd2(*inner, dk.gaussian(1.0), estimator="biased"))
+    value.backward()
+    assert loss.features.weight.grad.abs().max() > 0
+    assert {name for name, _ in loss.named_parameters()} == {"features.weight", "features.bias"}
+
+
+MIXED = 0.5 * dk.gaussian(1.3) + dk.rational_quadratic(0.4, 0.9) + dk.energy() + dk.linear()
+
+
+def test_a_learnable_kernel_begins_as_the_kernel_and_has_its_gradients():
+    x, y, _, _ = problem(8, 9, 3, dtype=torch.float64)
+    module = dk.LearnableKernel(MIXED, learn=("widths", "weights", "shapes")).double()
+    torch.testing.assert_close(dk.mmd2(x, y, module()), dk.mmd2(x, y, MIXED), rtol=1e-6, atol=1e-9)
+    names = ("log_scale", "log_weight", "log_shape")
+    assert [name for name, _ in module.named_parameters()] == list(names)
+
+    def value(scale, weight, shape):
+        replaced = dict(zip(names, (scale, weight, shape), strict=True))
+        return dk.mmd2(x, y, torch.func.functional_call(module, replaced, ()))
+
+    start = [p.detach().clone().requires_grad_() for p in module.parameters()]
+    assert torch.autograd.gradcheck(value, start)
+
+
+def test_only_what_is_named_is_learned():
+    module = dk.LearnableKernel(MIXED)
+    assert [name for name, _ in module.named_parameters()] == ["log_scale"]
+    assert module.log_scale.shape == (2,)
+    assert len(module().terms) == 4
+    assert module().terms[2:] == MIXED.terms[2:]
+
+
+def test_state_is_kept_and_moved():
+    loss = dk.MMDLoss(dk.LearnableKernel(dk.gaussian(2.0)), features=nn.Linear(3, 2))
+    with torch.no_grad():
+        loss.kernel.log_scale += 1
+    buffer = io.BytesIO()
+    torch.save(loss.state_dict(), buffer)
+    buffer.seek(0)
+    other = dk.MMDLoss(dk.LearnableKernel(dk.gaussian(1.0)), features=nn.Linear(3, 2))
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    x, y, _, _ = problem(8, 9, 3)
+    assert torch.equal(loss(x, y), other(x, y))
+    assert loss.double()(x.double(), y.double()).dtype == torch.float64
+    assert loss.to("meta").kernel.log_scale.is_meta
+
+
+def test_training_the_width_raises_the_power():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(200, 2, generator=g), 1.4 * torch.randn(200, 2, generator=g)
+    module = dk.LearnableKernel(dk.gaussian(8.0))
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.2)
+    values = []
+    for _ in range(60):
+        criterion = dk.power_criterion(x, y, module())
+        optimizer.zero_grad()
+        (-criterion).backward()
+        optimizer.step()
+        values.append(criterion.item())
+    assert values[-1] > 2 * values[0]
+    assert 0.3 < (0.5 / module.log_scale.exp()).sqrt().item() < 5
+
+
+def test_modules_say_what_they_are():
+    text = repr(dk.MMDLoss(0.5 * dk.gaussian(2.0), features=nn.Identity()))
+    assert "0.5 * gaussian(2.0), estimator='biased', reduction='mean'" in text
+    assert "(features): Identity()" in text
+    assert "gaussian(2.0), learn=('widths',)" in repr(dk.LearnableKernel(dk.gaussian(2.0)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: dk.MMDLoss(dk.gaussian(1.0), reduction="max"), "reduction must be 'mean', 'sum'"),
+        (lambda: dk.EnergyLoss(estimator="u"), "EnergyLoss: estimator must be 'biased' or"),
+        (lambda: dk.LearnableKernel(dk.gaussian(1.0), learn=("sigma",)), "learn must name"),
+        (lambda: dk.LearnableKernel(dk.energy()), "a gaussian, .* got energy"),
+        (lambda: dk.LearnableKernel(dk.gaussian(torch.ones(()))), "must have numbers"),
+    ],
+)
+def test_errors_say_what_must_hold(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -34,6 +34,9 @@ cpp:  ## csrc alone, without Python
 	cmake --build build/cpp
 	ctest --test-dir build/cpp --output-on-failure
 
+count: cpp  ## instructions per pair of points, against tests/cpp/instructions_per_pair.json
+	python tests/cpp/count.py build/cpp/tests/cpp/sweep_once
+
 sanitize: asan tsan
 
 # Leaks are not looked for: Python and torch leave memory to the end of the process. Nor is use after

@@ -1,6 +1,6 @@
 """MMD and its gradient flow for millions of particles, in linear memory."""
 
-from dmmd_kernels.backend import BackendError
+from dmmd_kernels.backend import BackendError, regime
 from dmmd_kernels.bandwidth import mean_sigma, median_sigma
 from dmmd_kernels.flows import FlowResult, flow, velocity
 from dmmd_kernels.kernels import (
@@ -15,6 +15,8 @@ from dmmd_kernels.kernels import (
     rational_quadratic,
 )
 from dmmd_kernels.ops import (
+    HeldSample,
+    hold,
     kernel_matrix,
     mmd2,
     potential,
@@ -29,10 +31,12 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendError",
     "FlowResult",
+    "HeldSample",
     "Kernel",
     "energy",
     "flow",
     "gaussian",
+    "hold",
     "imq",
     "kernel_matrix",
     "laplace",
@@ -46,6 +50,7 @@ __all__ = [
     "potential_and_grad",
     "potential_grad",
     "rational_quadratic",
+    "regime",
     "velocity",
     "witness",
     "witness_grad",

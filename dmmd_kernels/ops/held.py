@@ -12,10 +12,15 @@ import torch
 from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel
-from dmmd_kernels.ops import operators
 from dmmd_kernels.ops.checks import check_points, common_batch
-from dmmd_kernels.ops.mmd import _check_estimator, _linear_form, _off_diagonal_scale, _uniform
-from dmmd_kernels.ops.pairwise import _sweep, _total, potential
+from dmmd_kernels.ops.mmd import (
+    _check_estimator,
+    _linear_form,
+    _off_diagonal_scale,
+    _quadratic_form,
+    _uniform,
+)
+from dmmd_kernels.ops.pairwise import potential
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,7 @@ def _within(x: Tensor, kernel: Kernel, estimator: str, backend: str, precision: 
     v = _off_diagonal_scale(a)[..., None] * w if skip else w
     lowered = kernel.lower(x)
     how = (skip, precision, backend)
-    parts = [
-        _sweep("mmd2", operators.quadratic_form, (x, v, w), mixture, how)
-        for mixture in lowered.mixtures
-    ]
+    parts = [_quadratic_form(x, v, w, mixture, how) for mixture in lowered.mixtures]
     if lowered.linear is not None:
         parts.append(lowered.linear * _linear_form(x, v, w, skip))
-    return _total(parts)
+    return sum(parts[1:], parts[0])

@@ -74,9 +74,8 @@ def centre_and_scale(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     reach = (x - centre).abs().amax((-2, -1), keepdim=True)
     if z is not x:
         reach = torch.maximum(reach, (z - centre).abs().amax((-2, -1), keepdim=True))
-    exponent = torch.frexp(reach).exponent
-    scale = torch.ldexp(torch.ones_like(reach), 14 - exponent)
-    return centre, scale
+    exponent = 14 - torch.frexp(reach).exponent  # 2^exponent, exactly: its bits
+    return centre, ((127 + exponent).clamp(1, 254) << 23).int().view(torch.float32)
 
 
 def split(points: Tensor, centre: Tensor, scale: Tensor, width: int, passes: int) -> Halves:

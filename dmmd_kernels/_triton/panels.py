@@ -9,6 +9,7 @@ One program of panel_kernel owns BLOCK_N rows of a panel.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -161,7 +162,7 @@ def _blocks(t: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, float16 in, float32 added and out; TF32 is never used."""
-    if a.is_cuda and _HAS_OUT_DTYPE:
+    if a.is_cuda and _has_out_dtype(a.device):
         return torch.bmm(a, b, out_dtype=torch.float32)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -171,4 +172,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         torch.set_float32_matmul_precision(before)
 
 
-_HAS_OUT_DTYPE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+@cache
+def _has_out_dtype(device: torch.device) -> bool:
+    """Whether this torch can add float16 products into float32 there (2.8 and later)."""
+    probe = torch.zeros(1, 16, 16, dtype=torch.float16, device=device)
+    try:
+        torch.bmm(probe, probe, out_dtype=torch.float32)
+    except (TypeError, RuntimeError):
+        return False
+    return True

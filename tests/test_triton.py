@@ -67,7 +67,7 @@ move = launch.by_coordinate
 launch.by_coordinate = lambda points: guarded(move(points))
 launch.Sweep.is_by_point = False
 run_all()
-fused._LEAST_PAIRS = 0
+fused._LEAST_WORK = 0
 _triton.potential_grad(z, x, v, w, mixture)
 _triton.quadratic_form(z, v, v, mixture)
 """

@@ -17,7 +17,7 @@ from dmmd_kernels._triton.float16 import centre_and_scale, split  # noqa: E402
 @pytest.fixture(autouse=True)
 def calls(monkeypatch) -> list:
     """Small problems take this way too; returns the rows of the table that were used."""
-    monkeypatch.setattr(fused, "_LEAST_PAIRS", 0)
+    monkeypatch.setattr(fused, "_LEAST_WORK", 0)
     used: list = []
     sweep = fused.sweep
 

@@ -23,7 +23,7 @@ OTHERS = (80, 89, 120, "gfx942")
 # Bytes of shared memory a program may have.
 SHARED = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376, "gfx942": 65536}
 BASELINE = Path(__file__).with_suffix(".json")
-_LARGE = (2048, 4096)  # points: enough for every sweep to take the way of large clouds
+_LARGE = (8192, 8192)  # points: enough for every sweep to take the way of large clouds
 _SMALL = (5, 7)
 
 

@@ -5,6 +5,7 @@ graph, and never waits.
 """
 
 from dataclasses import replace
+from math import prod
 
 import torch
 import triton
@@ -22,7 +23,7 @@ from dmmd_kernels.kernels import Mixture
 _SMOOTH = {"gaussian", "rational_quadratic", "imq", "square_distance"}
 _LEAST_STRIP = 1024  # columns that are worth a program of their own
 _FEW_COMPONENTS = 2
-_LEAST_PAIRS = 2**20  # below, splitting the clouds would take longer than the sweep
+_LEAST_WORK = 2**29  # pairs times d; below, preparing the clouds takes longer than differences
 
 
 def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture, *, grad: bool) -> Regime:
@@ -31,7 +32,8 @@ def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture, *, grad: bool) -> Regi
     Polynomials, many columns and few pairs are swept from differences in any number of dimensions.
     """
     (n, d), m = z.shape[-2:], x.shape[-2]
-    suits = kernel.is_radial and p <= 2 and n * m >= _LEAST_PAIRS
+    blocks = prod(batch(z, x, kernel.params))
+    suits = kernel.is_radial and p <= 2 and blocks * n * m * d >= _LEAST_WORK
     row = device_regime(d if suits else 0, grad, z.device)
     if len(kernel.names) <= _FEW_COMPONENTS or row.kind != "fused":
         return row

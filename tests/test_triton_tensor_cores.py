@@ -43,7 +43,7 @@ def test_value_and_gradient_are_as_accurate_as_differences(clouds, kernel, calls
 @pytest.mark.parametrize("d", [9, 64, 128, 200])
 def test_every_width_of_the_table_is_accurate(d, calls):
     z, x, _, w = problem(20, 70, d)
-    mixture = compiled_form("gaussians", z)
+    mixture = compiled_form("gaussian", z)
     assert_as_accurate("potential", "triton", (z, x, w), mixture)
     assert calls[0] is regimes.regime(d, grad=False)
 

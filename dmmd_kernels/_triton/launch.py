@@ -28,7 +28,7 @@ ALIGNMENT = 16  # points; a pitch is a multiple of it
 ENOUGH_PROGRAMS = 1024  # to fill the largest GPU; a constant, so that sums do not depend on the GPU
 LEAST_STRIP = 512  # columns that are worth a program of their own
 _FEW_PAIRS = 2**16
-_GATHERED = 2  # columns of a tile whose points are looked up lane by lane
+_GATHERED = 4  # columns of a tile whose points are looked up lane by lane
 
 
 @dataclass(frozen=True)

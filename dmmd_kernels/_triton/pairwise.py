@@ -35,7 +35,7 @@ _SIZES = [
     "n", "m", "D", "P", "blocks", "strip", "n_pitch", "m_pitch",
     "z_step", "x_step", "v_step", "w_step", "params_step",
 ]  # fmt: skip
-_SIDES = 8  # right-hand sides per program
+_SIDES = 8  # right-hand sides per program, at most
 _TILE = Tile(columns=16)
 _NARROW = Tile(columns=8)  # where a row has many sums
 
@@ -154,7 +154,8 @@ def potential(
             skip_diagonal=skip_diagonal, precision=precision, wants_f=True,
         )  # fmt: skip
         return f.to(z.dtype)
-    sides, tile = (1, _TILE) if p == 1 else (_SIDES, _NARROW)
+    sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
+    tile = _TILE if p == 1 else _NARROW
     sweep = Sweep(n, m, d, batch(z, x, w, kernel.params), tile)
     f = sweep.partial(z, n, p)
     sweep.run(

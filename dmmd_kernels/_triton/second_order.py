@@ -30,7 +30,7 @@ from dmmd_kernels.kernels import Mixture
 
 _TILE = Tile(columns=16)
 _NARROW = Tile(columns=8)  # where a pair has many values
-_SIDES = 8  # right-hand sides per program
+_SIDES = 8  # right-hand sides per program, at most
 _SIZES = [
     "n", "m", "D", "P", "blocks", "strip", "n_pitch", "m_pitch",
     "z_step", "x_step", "v_step", "w_step", "a_step", "b_step", "c_step", "params_step",
@@ -167,7 +167,8 @@ def tangents(
 ) -> tuple[Tensor, Tensor, Tensor]:
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
     block = batch(z, x, v, w, kernel.params, a, b, c)
-    count, sides = 3 * len(kernel.names), 1 if p == 1 else _SIDES
+    count = 3 * len(kernel.names)
+    sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
     clouds = dict(z=z, x=x, v=v, w=w, a=a, b=b)
 
     sweep = Sweep(n, m, d, block, _NARROW)

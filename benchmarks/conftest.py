@@ -10,14 +10,13 @@ import os
 import platform
 import warnings
 from contextlib import contextmanager
-from importlib import metadata
 from time import perf_counter
 
 import pytest
 import torch
 
 import dmmd_kernels as dk
-from benchmarks.model import HARDWARE, Hardware, floor, work
+from benchmarks.notes import describe, versions
 from benchmarks.probes import cpu, cpu_name, torch_exp_rate
 from benchmarks.problems import Case, problem, relative_error
 from benchmarks.providers import MODE
@@ -96,41 +95,11 @@ def rounds(seconds: float) -> int:
     return max(LEAST_ROUNDS, min(MOST_ROUNDS, int(SECONDS / seconds)))
 
 
-def describe(op: str, provider: str, case: Case) -> dict:
-    amount = work(op, case.n, case.m, case.d, case.batch)
-    hardware = hardware_of(case.device)
-    note = {
-        "op": op,
-        "kernel": case.kernel,
-        "provider": provider,
-        "device": case.device,
-        "n": case.n,
-        "m": case.m,
-        "d": case.d,
-        "batch": case.batch,
-        "evaluations": amount.evaluations,
-        "flops": amount.flops,
-        "bytes": amount.traffic,
-    }
-    if hardware is not None:
-        seconds, unit = floor(amount, case.kernel, hardware)
-        note |= {"floor_ms": 1e3 * seconds, "binds": unit}
-    return note
-
-
 def rates(note: dict, seconds: float) -> dict:
     found = {"evaluations_per_s": note["evaluations"] / seconds}
     if "floor_ms" in note:
         found["percent_of_floor"] = 0.1 * note["floor_ms"] / seconds
     return found
-
-
-def hardware_of(device: str) -> Hardware | None:
-    """None for a GPU whose rates nobody has written down."""
-    if device == "cpu":
-        return cpu()
-    name = torch.cuda.get_device_name()
-    return next((rates for key, rates in HARDWARE.items() if key in name), None)
 
 
 @contextmanager
@@ -169,15 +138,3 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": {"python": platform.python_version()} | versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for name in ("dmmd-kernels", "torch", "triton", "pykeops", "geomloss"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    return found

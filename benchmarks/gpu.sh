@@ -2,9 +2,9 @@
 # Builds, tests and measures on a GPU machine, without network. Its python3 must already have torch,
 # triton, cmake, ninja, pybind11 and setuptools, and nvcc must be on PATH.
 #
-#     benchmarks/gpu.sh OUTDIR        writes OUTDIR/log.txt and OUTDIR/bench_<suite>.json
+#     benchmarks/gpu.sh OUTDIR        writes OUTDIR/log.txt, grid.json and bench_<suite>.json
 #
-# Each stage has a time limit of its own, nine minutes together, and none hides the others: the
+# Each stage has a time limit of its own, ten minutes together, and none hides the others: the
 # table at the end names them all. The exit status is that of the worst.
 set -uo pipefail
 out=$(mkdir -p "${1:?usage: benchmarks/gpu.sh OUTDIR}" && cd "$1" && pwd)
@@ -61,8 +61,8 @@ has xdist && workers=(-n 6)
 python3 -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"' || exit 1
 export MAX_JOBS=${MAX_JOBS:-16}
 
-stage build 120 python3 -m pip install --no-build-isolation --no-deps -v -e .
-stage report 20 python3 -m dmmd_kernels
+stage build 100 python3 -m pip install --no-build-isolation --no-deps -v -e .
+stage report 15 python3 -m dmmd_kernels
 
 if has pytest; then
   while read -r file package; do
@@ -70,7 +70,7 @@ if has pytest; then
     pytest_options+=("--ignore=$file")
   done < <(left_out)
   # Timing under other work is worthless, so the benchmark plugin stays out of the tests.
-  stage tests 130 python3 -m pytest "${pytest_options[@]}" "${workers[@]}" -p no:benchmark -m 'not slow'
+  stage tests 110 python3 -m pytest "${pytest_options[@]}" "${workers[@]}" -p no:benchmark -m 'not slow'
 else
   skip tests 'pytest is not installed'
 fi
@@ -78,16 +78,20 @@ fi
 if command -v compute-sanitizer >/dev/null; then
   # torch's caching allocator would hide what lies between two tensors.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-  stage memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
-    python3 tests/sanitized.py auto --device cuda
+  for tool in memcheck racecheck; do
+    stage $tool 45 compute-sanitizer --tool $tool --error-exitcode 9 \
+      python3 tests/sanitized.py auto --device cuda
+  done
   unset PYTORCH_NO_CUDA_MEMORY_CACHING
 else
   skip memcheck 'there is no compute-sanitizer'
 fi
 
+stage grid 190 python3 -m benchmarks.grid "$out" --seconds 170
+
 if has pytest_benchmark; then
   for suite in pairwise mmd flows training; do
-    stage "bench_$suite" 35 python3 -m pytest "benchmarks/bench_$suite.py" "${pytest_options[@]}" \
+    stage "bench_$suite" 20 python3 -m pytest "benchmarks/bench_$suite.py" "${pytest_options[@]}" \
       --benchmark-only --benchmark-json="$out/bench_$suite.json"
   done
   stage tables 10 python3 benchmarks/tables.py "$out"/bench_*.json
@@ -97,4 +101,5 @@ fi
 
 printf '\n%s\n' "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader)"
 printf '%s\n' "${rows[@]}"
+[ ! -f "$out/grid.txt" ] || cat "$out/grid.txt"
 exit $status

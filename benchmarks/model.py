@@ -23,7 +23,9 @@ kind of unit does the multiply-adds and the exponentials, so their instructions 
 """
 
 import argparse
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 NEAR = 8  # up to this d, differences are the better way to a distance
 EXP_SLOTS = {"AVX512": 6, "AVX2": 10, "DEFAULT": 10}  # range reduction, degree 5, scaling
@@ -141,12 +143,61 @@ def table(hardware: Hardware, n: int, precision: str) -> str:
     return "\n".join(lines)
 
 
+# (what has to be reached, pairs/s on an H200, fp32 grade; op, kernel, n = m, d, precision).
+TARGETS = (
+    ("witness gradient", 1.0e12, "potential_grad", "gaussian", 32768, 64, "highest"),
+    ("the same, high", 1.5e12, "potential_grad", "gaussian", 32768, 64, "high"),
+    ("MMD², three full blocks", 2.0e12, "mmd2", "gaussian", 32768, 32, "highest"),
+    ("MMD², five widths", 1.33e12, "mmd2", "mixture", 32768, 32, "highest"),
+)
+# The compiled Triton kernels that do this, in tests/triton_baseline.json.
+COMPILED = {
+    ("potential_grad", "highest"): "fused_kernel gaussian grad d=64 sm_90",
+    ("potential_grad", "high"): "fused_kernel gaussian high d=64 sm_90",
+    ("mmd2", "highest"): "fused_kernel gaussian form d=64 sm_90",
+}
+BASELINE = Path(__file__).parents[1] / "tests" / "triton_baseline.json"
+
+
+def issue_floor(evaluations: float, issued: float, hardware: Hardware) -> float:
+    """Seconds for which the instructions of a compiled sweep keep the issue slots busy."""
+    return evaluations * issued / hardware.slots
+
+
+def against_targets() -> str:
+    """The floors of an H200, and those of our compiled code, beside the targets, as Markdown."""
+    compiled, hardware = json.loads(BASELINE.read_text()), HARDWARE["H200"]
+    lines = [
+        "Pairs per second on H200: the target, what the hardware allows, and what the instructions"
+        f" of our Triton kernels allow (Triton {compiled['triton']}; MMD²: three full blocks)",
+        "",
+        "| | target | hardware | unit | instructions per pair | issue slots allow |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, target, op, kernel, n, d, precision in TARGETS:
+        task = work(op, n, n, d)
+        counted = 3 * n * n if op == "mmd2" else n * n
+        seconds, unit = floor(task, kernel, hardware, precision)
+        label = COMPILED[op, precision] if kernel == "gaussian" else None
+        issued = compiled["costs"][label]["issued"] if label else None
+        ours = counted / issue_floor(task.evaluations, issued, hardware) if issued else None
+        lines.append(
+            f"| {name}, d = {d} | {target:.3g} | {counted / seconds:.3g} | {unit} "
+            f"| {issued or '–'} | {f'{ours:.3g}' if ours else '–'} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpu", choices=sorted(HARDWARE), help="the CPU of this machine if absent")
     parser.add_argument("--n", type=int, default=32768)
     parser.add_argument("--precision", choices=("highest", "high"), default="highest")
+    parser.add_argument("--targets", action="store_true", help="compiled code against the targets")
     options = parser.parse_args()
+    if options.targets:
+        print(against_targets())  # noqa: T201
+        return
     if options.gpu:
         hardware = HARDWARE[options.gpu]
     else:

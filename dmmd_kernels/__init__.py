@@ -1,6 +1,6 @@
 """MMD and its gradient flow for millions of particles, in linear memory."""
 
-from dmmd_kernels.backend import BackendError
+from dmmd_kernels.backend import BackendError, regime
 from dmmd_kernels.bandwidth import mean_sigma, median_sigma, sigma_range
 from dmmd_kernels.flows import FlowResult, flow, velocity
 from dmmd_kernels.kernels import (
@@ -16,6 +16,8 @@ from dmmd_kernels.kernels import (
 )
 from dmmd_kernels.modules import EnergyLoss, LearnableKernel, MMDLoss
 from dmmd_kernels.ops import (
+    HeldSample,
+    hold,
     kernel_matrix,
     mmd2,
     potential,
@@ -42,6 +44,7 @@ __all__ = [
     "BackendError",
     "EnergyLoss",
     "FlowResult",
+    "HeldSample",
     "Kernel",
     "LearnableKernel",
     "MMDLoss",
@@ -50,6 +53,7 @@ __all__ = [
     "energy",
     "flow",
     "gaussian",
+    "hold",
     "imq",
     "kernel_matrix",
     "laplace",
@@ -66,6 +70,7 @@ __all__ = [
     "potential_grad",
     "power_criterion",
     "rational_quadratic",
+    "regime",
     "select_kernel",
     "sigma_range",
     "velocity",

@@ -64,6 +64,21 @@ def chosen(z: Tensor, kernel: Kernel, *, precision: str = "highest") -> str:
     return next(name for name in _MODULES if load(name) is module)
 
 
+def regime(
+    z: Tensor, x: Tensor, kernel: Kernel, *, grad: bool = False, precision: str = "highest"
+) -> str:
+    """How "auto" sums over the pairs of z (…, n, d) and x (…, m, d), in words.
+
+    On Triton the regime and its tiles: "direct" (differences), "fused" (tensor cores) or "panels"
+    (library products), for a sweep with a gradient if `grad`. Elsewhere the backend alone.
+    """
+    name = chosen(z, kernel, precision=precision)
+    if name != "triton":
+        return name
+    parts = (load(name).regime(z, x, m, grad=grad) for m in kernel.lower(z).mixtures)
+    return "triton: " + "; ".join(parts)
+
+
 def report(device: torch.device) -> dict[str, str | None]:
     """For each backend, what stops it from running a plain float32 call on the device."""
     probe = torch.zeros(1, 1, device=device)

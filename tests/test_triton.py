@@ -11,14 +11,16 @@ import torch
 import dmmd_kernels as dk
 from dmmd_kernels import _triton, reference
 from dmmd_kernels.kernels import Mixture
-from tests.cases import DEVICE, compiled_form, problem
+from tests.cases import DEVICE, assert_as_accurate, compiled_form, problem
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton.language as tl  # noqa: E402
 
+from dmmd_kernels._triton import launch  # noqa: E402
+from dmmd_kernels._triton.direct import load_columns, load_rows  # noqa: E402
+from dmmd_kernels._triton.launch import Sweep  # noqa: E402
 from dmmd_kernels._triton.profile import code  # noqa: E402
-from dmmd_kernels._triton.tiles import LANES, coordinates, load_points  # noqa: E402
 
 on_cpu = pytest.mark.skipif(DEVICE == "cuda", reason="needs Triton's interpreter")
 
@@ -27,6 +29,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import torch
 from dmmd_kernels import _triton
+from dmmd_kernels._triton import fused, launch
 from tests.cases import compiled_form, problem
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -50,12 +53,23 @@ z, x, v, w = problem(n, m, d, p)
 z, v, x, w = guarded(z), guarded(v), guarded(x, rows_beyond), guarded(w, rows_beyond)
 mixture = compiled_form("gaussians", z)
 mixture = mixture._replace(params=guarded(mixture.params))
-_triton.potential(z, x, w, mixture)
+
+def run_all():
+    _triton.potential(z, x, w, mixture)
+    _triton.potential_grad(z, x, v, w, mixture)
+    _triton.tangents(z, x, v, w, mixture, z, x, None)
+    _triton.params_grad(z, x, v, w, mixture)
+    _triton.quadratic_form(z, v, v, mixture)
+    _triton.kernel_matrix(z, x, mixture)
+
+run_all()
+move = launch.by_coordinate
+launch.by_coordinate = lambda points: guarded(move(points))
+launch.Sweep.is_by_point = False
+run_all()
+fused._LEAST_WORK = 0
 _triton.potential_grad(z, x, v, w, mixture)
-_triton.tangents(z, x, v, w, mixture, z, x, None)
-_triton.params_grad(z, x, v, w, mixture)
 _triton.quadratic_form(z, v, v, mixture)
-_triton.kernel_matrix(z, x, mixture)
 """
 
 
@@ -75,22 +89,34 @@ def test_reads_outside_would_be_noticed():
     assert run_guarded(3, 4, 2, 1, 1) == -signal.SIGSEGV
 
 
-@triton.jit
-def _read_kernel(ptr, to_ptr, first, n, D):
-    rows = (first + tl.arange(0, LANES))[None, None, None, :]
-    points = load_points(ptr, rows, n, coordinates(0, 1, 1, False), D, 1, False)
-    tl.store(to_ptr + tl.arange(0, LANES), tl.reshape(points, [LANES]))
+@triton.jit(do_not_specialize=["D", "pitch"])
+def _read_kernel(ptr, to_ptr, first, last, D, pitch, GATHER: tl.constexpr):
+    rows = first + tl.arange(0, 32).to(tl.int64)
+    z = load_rows(ptr, rows, last, D, pitch, GATHER)
+    if GATHER:
+        x_ptr = ptr + tl.zeros([32], tl.int32)
+        x = load_columns(x_ptr, rows.to(tl.int32), 2**30, last, D, pitch, GATHER)
+    else:
+        x = load_columns(ptr, rows.to(tl.int32), 2**30, last, D, pitch, GATHER)
+    tl.store(to_ptr + tl.arange(0, 32)[None, :], z)
+    tl.store(to_ptr + 32 + tl.arange(0, 32), tl.max(x, axis=1))
 
 
 @on_cpu
-def test_offsets_do_not_overflow():
-    """The last of 2²¹ + 1 points of 1024 coordinates begins at element 2³¹."""
-    n, d = 2**21 + 1, 1024
+@pytest.mark.parametrize("is_by_point", [False, True])
+def test_offsets_do_not_overflow(is_by_point):
+    """The last of 2²¹ + 32 coordinates of 1024, or of 1024 points, lies beyond element 2³¹."""
+    few, many = 1024, 2**21 + 32
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-    points = torch.frombuffer(mmap.mmap(-1, 4 * n * d, flags=flags), dtype=torch.float32)
-    points[2**31] = 7.0
-    read = torch.zeros(32)
-    _read_kernel[(1,)](points, read, n - 1, n, d)
+    memory = mmap.mmap(-1, 4 * few * many, flags=flags)
+    numbers = torch.frombuffer(memory, dtype=torch.float32)
+    read = torch.zeros(64)
+    if is_by_point:
+        numbers.view(many, few)[-32:, -1] = 7.0
+        _read_kernel[(1,)](numbers, read, many - 32, few - 1, few, 0, GATHER=True)
+    else:
+        numbers.view(few, many)[-1, -32:] = 7.0
+        _read_kernel[(1,)](numbers, read, many - 32, few - 1, few, many // 16, GATHER=False)
     assert (read == 7.0).all()
 
 
@@ -117,39 +143,6 @@ def test_nan_in_x_poisons_everything(kernel):
     assert g.isnan().all()
 
 
-@pytest.mark.parametrize("d", [16, 40])
-def test_high_precision_errs_as_documented(d):
-    z, x, v, w = problem(40, 70, d)
-    mixture = compiled_form("gaussians", z)
-    got = (
-        _triton.potential(z, x, w, mixture, precision="high"),
-        _triton.potential_grad(z, x, v, w, mixture, precision="high"),
-    )
-    plain = reference.potential(z, x, w, mixture), reference.potential_grad(z, x, v, w, mixture)
-    for ours, theirs in zip(got, plain, strict=True):
-        assert (ours - theirs).norm() <= 5e-3 * theirs.norm()
-        assert not torch.equal(ours, theirs)
-
-
-def test_high_precision_is_indifferent_to_translation():
-    z, x, _, w = problem(20, 30, 16)
-    mixture = compiled_form("gaussian", z)
-    near = _triton.potential(z, x, w, mixture, precision="high")
-    far = _triton.potential(z + 1024, x + 1024, w, mixture, precision="high")
-    torch.testing.assert_close(far, near, rtol=0, atol=1e-2 * near.abs().max().item())
-
-
-def test_high_precision_keeps_the_nan_of_a_gpu():
-    """Its bits are all ones, and rounding them upwards would carry into the sign."""
-    z, x, _, w = problem(6, 9, 16)
-    z.view(torch.int32)[2, 1] = 0x7FFFFFFF
-    f, g = _triton.potential_and_grad(z, x, w, compiled_form("gaussian", z), precision="high")
-    poisoned = torch.arange(6, device=z.device) == 2
-    assert torch.equal(f.isnan().all(-1), poisoned)
-    assert torch.equal(g.isnan().all(-1), poisoned)
-    assert torch.equal(g.isnan().any(-1), poisoned)
-
-
 on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter cuts bfloat16 off")
 
 
@@ -165,6 +158,34 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
     assert torch.equal(g, full.to(dtype))
 
 
+@pytest.fixture(params=["by point", "by coordinate"])
+def layout(request, monkeypatch):
+    """Small problems leave the points where they are; this copies them, as for large ones."""
+    if request.param == "by coordinate":
+        monkeypatch.setattr(Sweep, "is_by_point", False)
+
+
+@pytest.mark.parametrize("op", ["potential", "potential_grad", "tangents", "params_grad"])
+@pytest.mark.parametrize("kernel", ["gaussians", "energy1.5", "polynomial"])
+@pytest.mark.usefixtures("layout")
+def test_both_layouts_are_accurate(op, kernel):
+    z, x, v, w = problem(35, 20, 5, 2)
+    tensors = {"potential": (z, x, w), "tangents": (z, x, v, w, z, x, None)}
+    mixture = compiled_form(kernel, z)
+    assert_as_accurate(op, "triton", tensors.get(op, (z, x, v, w)), mixture)
+
+
+@pytest.mark.usefixtures("layout")
+def test_both_layouts_add_up_strips_of_columns(monkeypatch):
+    monkeypatch.setattr(launch, "LEAST_STRIP", 16)
+    z, x, _, w = problem(5, 40, 3)
+    mixture = compiled_form("gaussian", z)
+    assert_as_accurate("potential_and_grad", "triton", (z, x, w), mixture)
+    assert_as_accurate("quadratic_form", "triton", (x, w, w), mixture, True)
+    assert_as_accurate("kernel_matrix", "triton", (z, x), mixture)
+
+
+@pytest.mark.usefixtures("layout")
 @pytest.mark.parametrize("d", [3, 40])
 def test_blocks_of_a_batch_are_computed_as_if_alone(d):
     z, x, v, w = (torch.stack([t, t + 0.5, 2 * t]) for t in problem(7, 5, d, 2))
@@ -208,8 +229,10 @@ def test_results_do_not_depend_on_chance():
     assert torch.equal(first, again)
 
 
-def test_long_sums_stay_accurate():
+def test_long_sums_stay_accurate(monkeypatch):
     """4000 equal columns: added up without compensation they would err by several 1e-6."""
+    monkeypatch.setattr(launch, "LEAST_STRIP", 4096)
+    monkeypatch.setattr(Sweep, "is_by_point", False)
     z, x = torch.zeros(1, 1, device=DEVICE), torch.full((4000, 1), 0.3, device=DEVICE)
     w = torch.full((4000, 1), 0.1, device=DEVICE)
     mixture = compiled_form("gaussian", z)

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from tests.triton_baseline import BASELINE
+from tests.triton_baseline import BASELINE, SHARED
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
-SHARED_LIMIT = 101376  # bytes a program may have on the smallest GPU we support
 SPILL_LIMIT = 512  # bytes; more than that, and the tile is wrong for this Triton
+SMALL_SPILL = 16  # bytes
 
 
 @pytest.fixture(scope="module")
@@ -37,31 +37,44 @@ def baseline() -> dict:
 
 
 def test_every_kernel_stays_in_registers(costs):
-    if VERSION < (3, 7):
-        pytest.skip("before Triton 3.7 the tiles lose their layout: right but slow, see docs")
     assert {label: c["spills"] for label, c in costs.items() if c["spills"] > SPILL_LIMIT} == {}
 
 
-def test_every_kernel_fits_every_gpu(costs):
-    assert {label: c["shared"] for label, c in costs.items() if c["shared"] > SHARED_LIMIT} == {}
+def test_hopper_and_blackwell_spill_nothing(costs):
+    """But for the gradient in 128 dimensions, whose sums take half of the registers."""
+    usual = {k: c for k, c in costs.items() if k.endswith(("sm_90", "sm_100")) and "d=128" not in k}
+    assert {label: c["spills"] for label, c in usual.items() if c["spills"] > SMALL_SPILL} == {}
+
+
+def test_every_kernel_fits_its_gpu(costs):
+    limit = {str(arch): bytes_ for arch, bytes_ in SHARED.items()}
+    over = lambda label, c: c["shared"] > limit[label.split()[-1].removeprefix("sm_")]
+    assert {label: c["shared"] for label, c in costs.items() if over(label, c)} == {}
 
 
 def test_offsets_are_multiplied_in_64_bits(costs):
     assert [label for label, c in costs.items() if not c["wide_offsets"]] == []
 
 
-def test_registers_spills_and_shared_memory_do_not_grow(costs, baseline):
+def test_what_a_kernel_costs_does_not_grow(costs, baseline):
     grown = {
         (label, name): (c[name], baseline[label][name])
         for label, c in costs.items()
-        for name in ("registers", "spills", "shared")
-        if c[name] > baseline[label][name]
+        for name in ("registers", "spills", "shared", "issued")
+        if (c.get(name) or 0) > (baseline[label].get(name) or 0)
     }
     assert grown == {}, "(now, before); if it is meant, run tests/triton_baseline.py --write"
 
 
-def test_high_precision_uses_tensor_cores(costs):
-    assert all((c["mma"] > 0) == label.startswith("tensor_core") for label, c in costs.items())
+def test_the_model_knows_the_code_it_judges(baseline):
+    from benchmarks import model
+
+    assert all(baseline[label]["issued"] > 8 for label in model.COMPILED.values())
+    assert model.against_targets().count("\n") == 3 + len(model.TARGETS)
+
+
+def test_tensor_cores_are_used_where_they_are_meant_to_be(costs):
+    assert all((c["mma"] > 0) == label.startswith("fused") for label, c in costs.items())
 
 
 def test_matrix_and_exponential_instructions_are_those_of_the_baseline(costs, baseline):

@@ -18,51 +18,77 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = (90, 100)  # for every case; the others for the case that stands for its kind
+OTHERS = (80, 89, 120, "gfx942")
+# Bytes of shared memory a program may have.
+SHARED = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376, "gfx942": 65536}
 BASELINE = Path(__file__).with_suffix(".json")
+_LARGE = (8192, 8192)  # points: enough for every sweep to take the way of large clouds
+_SMALL = (5, 7)
 
 
 def cases() -> Iterator[tuple[str, object, dict]]:
     """(label, Triton kernel, launch arguments) of every Triton kernel in its usual forms."""
     import torch
 
-    from dmmd_kernels import _triton as backend
     from dmmd_kernels.kernels import Mixture
 
     def mixture(*names: str) -> Mixture:
         return Mixture("+".join(names), torch.ones(len(names), 3))
 
-    def run(label: str, op: str, *arguments, **options) -> Iterator[tuple[str, object, dict]]:
-        with recorded_launches() as launches:
-            getattr(backend, op)(*arguments, **options)
-        for jit_kernel, values in launches:
-            yield f"{jit_kernel.__name__.strip('_')} {label}", jit_kernel, values
-
-    def clouds(d: int, p: int = 1, dtype=torch.float32) -> list:
-        sizes = [(64, d), (96, d), (64, p), (96, p)]
-        return [torch.zeros(size, dtype=dtype) for size in sizes]
+    def clouds(d: int, p: int = 1, sizes=_LARGE, dtype=torch.float32) -> list:
+        n, m = sizes
+        return [torch.zeros(s, dtype=dtype) for s in ((n, d), (m, d), (n, p), (m, p))]
 
     gaussian = mixture("gaussian")
     pair = mixture("gaussian", "rational_quadratic")
     bank = mixture("gaussian", "rational_quadratic", "imq", "laplace", "energy")
 
     z, x, v, w = clouds(3)
-    yield from run("bank d=3", "potential_and_grad", z, x, w, bank)
-    yield from run("bank d=3", "quadratic_form", z, v, v, bank)
-    yield from run("bank d=3", "kernel_matrix", z, x, bank)
-    yield from run("pair d=3", "params_grad", z, x, v, w, pair)
-    yield from run("pair d=3", "tangents", z, x, v, w, pair, z, x, torch.zeros(2, 3))
+    yield from launches("bank d=3", "potential_and_grad", z, x, w, bank)
+    yield from launches("bank d=3", "quadratic_form", z, v, v, bank)
+    yield from launches("bank d=3", "kernel_matrix", z, x, bank)
+    yield from launches("pair d=3", "params_grad", z, x, v, w, pair)
+    yield from launches("pair d=3", "tangents", z, x, v, w, pair, z, x, torch.zeros(2, 3))
+    z, x, v, w = clouds(3, sizes=_SMALL, dtype=torch.bfloat16)
+    yield from launches("pair d=3 small", "potential_grad", z, x, v, w, pair)
+    z, x, v, w = clouds(16, p=8)
+    yield from launches("cubic d=16 p=8", "potential", z, x, w, mixture("polynomial3"))
 
-    z, x, v, w = clouds(16, p=8, dtype=torch.bfloat16)
-    yield from run("cubic d=16 p=8 bf16", "potential", z, x, w, mixture("polynomial3"))
-
-    for d in (16, 64, 512):
-        z, x, _, w = clouds(d)
-        yield from run(f"gaussian d={d}", "potential", z, x, w, gaussian)
-        yield from run(f"gaussian d={d}", "potential_grad", z, x, None, w, gaussian)
-
+    for d in (2, 8):
+        z, x, v, w = clouds(d)
+        yield from launches(f"gaussian d={d}", "potential", z, x, w, gaussian)
+        yield from launches(f"gaussian d={d}", "potential_grad", z, x, None, w, gaussian)
+        yield from launches(f"gaussian d={d}", "quadratic_form", z, v, v, gaussian)
+    for d in (16, 64, 128, 256):
+        z, x, v, w = clouds(d)
+        yield from launches(f"gaussian value d={d}", "potential", z, x, w, gaussian)
+        if d < 256:
+            yield from launches(f"gaussian grad d={d}", "potential_grad", z, x, None, w, gaussian)
+    z, x, v, w = clouds(64, p=2)
+    yield from launches("gaussian form d=64", "quadratic_form", z, v, v, gaussian, True)
     z, x, v, w = clouds(64)
-    yield from run("gaussian d=64", "potential_and_grad", z, x, w, gaussian, precision="high")
+    yield from launches("bank both d=64", "potential_and_grad", z, x, w, bank)
+    high = dict(precision="high")
+    yield from launches("gaussian high d=64", "potential_grad", z, x, None, w, gaussian, **high)
+
+
+def launches(label: str, op: str, *arguments, **options) -> Iterator[tuple[str, object, dict]]:
+    """What calling the op launches."""
+    from dmmd_kernels import _triton
+
+    with recorded_launches() as recorded:
+        getattr(_triton, op)(*arguments, **options)
+    for jit_kernel, values in recorded:
+        yield f"{jit_kernel.__name__.strip('_')} {label}", jit_kernel, values
+
+
+def stands_for_its_kind(label: str) -> bool:
+    return label in (
+        "potential_grad_kernel gaussian d=2",
+        "fused_kernel gaussian value d=64",
+        "fused_kernel gaussian grad d=64",
+    )
 
 
 @contextlib.contextmanager
@@ -79,16 +105,26 @@ def recorded_launches() -> Iterator[list]:
         triton.JITFunction.__getitem__ = launch
 
 
-def compiled(jit_kernel, values: dict, arch: int):
+def compiled(jit_kernel, values: dict, arch: int | str):
     """As triton's own launcher would compile it for these arguments."""
     import torch
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    pointers = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+    from dmmd_kernels._triton import fused
+
+    pointers = {
+        torch.float32: "*fp32",
+        torch.float16: "*fp16",
+        torch.bfloat16: "*bf16",
+        torch.int32: "*i32",
+    }
     constant = {p.name for p in jit_kernel.params if p.is_constexpr}
     aligned = {p.name for p in jit_kernel.params if not p.do_not_specialize}
+    if "VIA_HISTOGRAM" in values:
+        detour = isinstance(arch, int) and fused.via_histogram(arch)
+        values = values | {"VIA_HISTOGRAM": detour}
     signature, constants, attributes = {}, {}, {}
     for index, name in enumerate(jit_kernel.arg_names):
         value = values[name]
@@ -106,12 +142,16 @@ def compiled(jit_kernel, values: dict, arch: int):
     source = ASTSource(jit_kernel, signature, constexprs=constants, attrs=attributes)
     options = {name: values[name] for name in ("num_warps", "num_stages") if name in values}
     options["enable_fp_fusion"] = True
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    target = GPUTarget("hip", arch, 64) if isinstance(arch, str) else GPUTarget("cuda", arch, 32)
+    return triton.compile(source, target=target, options=options)
 
 
-def cost(jit_kernel, values: dict, arch: int) -> dict:
+def cost(jit_kernel, values: dict, arch: int | str) -> dict:
     """Registers, bytes spilled and shared, and the instructions a change must not add or lose."""
     result = compiled(jit_kernel, values, arch)
+    wide = bool(re.search(r"arith\.muli .*: (?:tensor<[^>]*)?i64", result.asm["ttir"]))
+    if isinstance(arch, str):
+        return amd_cost(result.asm["amdgcn"], result.metadata.shared) | {"wide_offsets": wide}
     ptx = result.asm["ptx"]
     report = assembled(ptx, arch)
     spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
@@ -121,7 +161,72 @@ def cost(jit_kernel, values: dict, arch: int) -> dict:
         "shared": result.metadata.shared,
         "mma": len(re.findall(r"\b(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", ptx)),
         "ex2": len(re.findall(r"\bex2\.approx", ptx)),
-        "wide_offsets": bool(re.search(r"arith\.muli .*tensor<[^>]*i64>", result.asm["ttir"])),
+        "wide_offsets": wide,
+        "issued": issued_per_pair(result.asm["cubin"], values),
+    }
+
+
+def issued_per_pair(cubin: bytes, values: dict) -> float | None:
+    """Instructions of the loop over tiles, by the pairs of a tile that a thread has.
+
+    The loop is the smallest one around most exponentials. What a branch can jump over (near pairs,
+    the diagonal) is seldom run and left out. None for a kernel without such a loop.
+    """
+    lines = disassembled(cubin).splitlines()
+    labels = {line[:-1].strip(): at for at, line in enumerate(lines) if line.startswith(".L")}
+    exps = lambda first, last: sum("MUFU.EX2" in line for line in lines[first:last])
+    loops = []
+    for at, line in enumerate(lines):
+        target = re.search(r"\bBRA(?:\.\w+)* .*?`\((\.L\w+)\)", line)
+        first = labels.get(target[1], at) if target else at
+        if first < at and 2 * exps(first, at) > exps(0, len(lines)):
+            loops.append(lines[first:at])
+    if not loops:
+        return None
+    count = len(_always_run(min(loops, key=len)))
+    pairs = values["BLOCK_N"] * values["BLOCK_M"] / (32 * values["num_warps"])
+    return round(count / pairs, 1)
+
+
+def _always_run(lines: list[str]) -> list[str]:
+    """The instructions that no branch forward can jump over; a loop that is jumped over counts."""
+    labels = {line.strip()[:-1]: at for at, line in enumerate(lines) if line.startswith(".L")}
+    jumps = [
+        (at, labels[target[1]])
+        for at, line in enumerate(lines)
+        if (target := re.search(r"\bBRA.* `\((\.L\w+)\)", line)) and target[1] in labels
+    ]
+    kept, until = [], 0
+    for at, line in enumerate(lines):
+        if at < until:
+            continue
+        if re.match(r"\s+/\*[0-9a-f]{4,}\*/", line):
+            kept.append(line)
+        end = next((to for source, to in jumps if source == at and to > at), 0)
+        if not any(at < to < source < end for source, to in jumps):
+            until = end
+    return kept
+
+
+def disassembled(cubin: bytes) -> str:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "-c", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def amd_cost(assembly: str, shared: int) -> dict:
+    count = lambda name: int(re.search(rf"\.{name}:\s*(\d+)", assembly)[1])
+    return {
+        "registers": count("vgpr_count"),
+        "spills": count("vgpr_spill_count") * 4,
+        "shared": shared,
+        "mma": len(re.findall(r"\bv_mfma_", assembly)),
+        "ex2": len(re.findall(r"\bv_exp_f32", assembly)),
     }
 
 
@@ -148,15 +253,40 @@ def assembled(ptx: str, arch: int) -> str:
     raise RuntimeError(f"no ptxas of {names} accepts this code: {done.stdout}{done.stderr}")
 
 
-def measure() -> dict:
+def measure(architectures: tuple = (*ARCHITECTURES, *OTHERS)) -> dict:
+    """The costs of all cases, once where two would compile the same code."""
     import triton
 
-    costs = {
-        f"{label} sm_{arch}": cost(jit_kernel, values, arch)
-        for label, jit_kernel, values in cases()
-        for arch in ARCHITECTURES
-    }
+    costs, seen = {}, set()
+    for arch in architectures:
+        for label, jit_kernel, values in cases_of(arch):
+            key = (arch, jit_kernel.__name__, form(jit_kernel, values))
+            if key in seen or (arch in OTHERS and not stands_for_its_kind(label)):
+                continue
+            seen.add(key)
+            name = arch if isinstance(arch, str) else f"sm_{arch}"
+            costs[f"{label} {name}"] = cost(jit_kernel, values, arch)
     return {"triton": triton.__version__, "costs": costs}
+
+
+def cases_of(arch: int | str) -> Iterator[tuple[str, object, dict]]:
+    """The cases as a GPU of this kind would launch them."""
+    from dmmd_kernels._triton import fused, regimes
+
+    kind = {"shared": SHARED[arch], "sm": arch if isinstance(arch, int) else 0}
+    before = fused.device_regime
+    fused.device_regime = lambda d, grad, device: regimes.regime(d, grad=grad, **kind)
+    try:
+        yield from cases()
+    finally:
+        fused.device_regime = before
+
+
+def form(jit_kernel, values: dict) -> str:
+    """What the code depends on: constants, absent tensors, and types."""
+    constant = {p.name for p in jit_kernel.params if p.is_constexpr}
+    fixed = lambda name, v: name in constant or name.startswith("num_") or v is None
+    return str([(k, v if fixed(k, v) else getattr(v, "dtype", int)) for k, v in values.items()])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ try:
 except ImportError:
     triton = None
 else:
+    from dmmd_kernels._triton import fused
     from dmmd_kernels._triton.matrix import kernel_matrix
     from dmmd_kernels._triton.pairwise import potential, potential_and_grad, potential_grad
     from dmmd_kernels._triton.profile import code
@@ -26,6 +27,7 @@ __all__ = [
     "potential_grad",
     "quadratic_form",
     "quadratic_form_and_grads",
+    "regime",
     "tangents",
     "why_not",
 ]
@@ -57,6 +59,12 @@ def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | Non
     if code(kernel.names) is None:
         return f"there is no Triton code for the kernel {kernel.profiles!r}"
     return None
+
+
+def regime(z: Tensor, x: Tensor, kernel: Mixture, *, grad: bool) -> str:
+    """The way a sweep of one right-hand side takes, from the table in regimes.py."""
+    row = fused.chosen(z, x, 1, kernel, grad=grad)
+    return f"{row.kind}, tiles of {row.rows} × {row.columns}, {row.warps} warps"
 
 
 def _is_interpreted() -> bool:

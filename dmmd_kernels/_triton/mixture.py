@@ -7,7 +7,16 @@ take a direction: q̇, and θ̇ in a table like that of the parameters (None mea
 import triton
 import triton.language as tl
 
-from dmmd_kernels._triton.profile import psi, psi_a, psi_aa, psi_t, psi_ta, psi_tt
+from dmmd_kernels._triton.profile import (
+    GAUSSIAN,
+    LOG2_E,
+    psi,
+    psi_a,
+    psi_aa,
+    psi_t,
+    psi_ta,
+    psi_tt,
+)
 
 
 @triton.jit
@@ -23,21 +32,39 @@ def component(params_ptr, l):
 @triton.jit
 def value(q, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
     """K = Σ λ ψ"""
-    k = tl.zeros(q.shape, tl.float32)
-    for l in tl.static_range(L):
-        lam, s, a = component(params_ptr, l)
-        k += lam * psi(s * q, a, (PROFILES >> (8 * l)) % 256)
+    k = _weighted_psi(q, params_ptr, PROFILES % 256)
+    for l in tl.static_range(1, L):
+        k += _weighted_psi(q, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
     return k
 
 
 @triton.jit
 def slope(q, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
     """K_q = Σ λ s ψ'"""
-    k_q = tl.zeros(q.shape, tl.float32)
-    for l in tl.static_range(L):
-        lam, s, a = component(params_ptr, l)
-        k_q += (lam * s) * psi_t(s * q, a, (PROFILES >> (8 * l)) % 256)
+    k_q = _weighted_slope(q, params_ptr, PROFILES % 256)
+    for l in tl.static_range(1, L):
+        k_q += _weighted_slope(q, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
     return k_q
+
+
+@triton.jit
+def _weighted_psi(q, params_ptr, PROFILE: tl.constexpr):
+    """λ ψ(s q; a). A gaussian's scale is multiplied by log₂ e before it meets the pairs."""
+    lam, s, a = component(params_ptr, 0)
+    if PROFILE == GAUSSIAN:
+        return lam * tl.exp2(q * (s * -LOG2_E))
+    else:
+        return lam * psi(s * q, a, PROFILE)
+
+
+@triton.jit
+def _weighted_slope(q, params_ptr, PROFILE: tl.constexpr):
+    """λ s ψ'(s q; a)"""
+    lam, s, a = component(params_ptr, 0)
+    if PROFILE == GAUSSIAN:
+        return (-lam * s) * tl.exp2(q * (s * -LOG2_E))
+    else:
+        return (lam * s) * psi_t(s * q, a, PROFILE)
 
 
 @triton.jit

@@ -1,124 +1,141 @@
 """Triton kernels for the potential of a weighted cloud and its gradient, from differences.
 
-One program owns a few rows of z and streams x past them, so no n × m matrix is ever stored;
-tiles.py says how. Distances are summed from differences: the expanded form |z|² + |x|² - 2z·x is
-wrong by √ε where points coincide, and every MMD contains such pairs.
+One program owns BLOCK_N rows of z, one per lane, and streams a strip of x past them, BLOCK_M
+columns at a time, so no n × m matrix is ever stored; direct.py says how. A second axis of programs
+divides x into strips where rows alone would leave the GPU idle; their sums meet in float64.
 
-A second axis of programs divides the right-hand sides of the potential, and the coordinates of a
-gradient that one program could not keep in registers; the kernel is then evaluated once per part.
-"""
+The gradient of up to 8 coordinates stays in registers. More of them are added up in memory, once
+per tile, each lane on its own row: a 16th of the work of a tile."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton import tensor_cores
-from dmmd_kernels._triton.launch import batch, run, tile
-from dmmd_kernels._triton.mixture import slope, value
-from dmmd_kernels._triton.tiles import (
-    LANES,
+from dmmd_kernels._triton import fused
+from dmmd_kernels._triton.direct import (
+    accumulate,
     add,
     affinities,
-    affinity,
-    backwards,
     coefficients,
     columns,
-    coordinates,
+    into_slot,
     keep,
-    load_points,
-    load_sides,
-    over_warps,
+    load_columns,
+    load_rows,
+    of_block,
     place,
-    store_points,
-    store_sides,
+    store_slots,
+    table_of_block,
 )
+from dmmd_kernels._triton.launch import Sweep, Tile, batch
+from dmmd_kernels._triton.mixture import slope, value
 from dmmd_kernels.kernels import Mixture
 
-_SIZES = ["n", "m", "P", "z_step", "x_step", "v_step", "w_step", "params_step"]
+_SIZES = [
+    "n", "m", "D", "P", "blocks", "strip", "n_pitch", "m_pitch",
+    "z_step", "x_step", "v_step", "w_step", "params_step",
+]  # fmt: skip
+_SIDES = 8  # right-hand sides per program, at most
+_TILE = Tile(columns=16)
+_NARROW = Tile(columns=8)  # where a row has many sums
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def _potential_kernel(
     z_ptr, x_ptr, w_ptr, params_ptr, f_ptr,
-    n, m, D, P, z_step, x_step, w_step, params_step,
+    n, m, D, P, blocks, strip, n_pitch, m_pitch, z_step, x_step, w_step, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, RADIAL: tl.constexpr, SKIP: tl.constexpr,
-    WHOLE: tl.constexpr, MASKED: tl.constexpr, SPLIT: tl.constexpr,
-    C: tl.constexpr, J: tl.constexpr, R: tl.constexpr, WARPS: tl.constexpr, BLOCK_P: tl.constexpr,
+    RANK: tl.constexpr, GATHER: tl.constexpr, UNROLL: tl.constexpr, SIDES: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    rows, block = place(n, R)
-    z_ptr += block * z_step * D
-    x_ptr += block * x_step * D
-    w_ptr += block * w_step * P
-    params_ptr += block * params_step * 3
-    f_ptr += block * n * P
+    rows, block, exists = place(n, blocks, BLOCK_N, GATHER)
+    first, stop = columns(m, strip)
+    f_ptr += ((tl.program_id(1).to(tl.int64) * blocks + block) * n + rows) * P
+    z_ptr = of_block(z_ptr, block, z_step, D, GATHER)
+    x_ptr = of_block(x_ptr, block, x_step, D, GATHER)
+    w_ptr = of_block(w_ptr, block, w_step, P, GATHER)
+    params_ptr = table_of_block(params_ptr, block, params_step, GATHER)
 
-    COLUMNS: tl.constexpr = J if SPLIT else J * WARPS
-    SUMS: tl.constexpr = 1 if SPLIT else WARPS
-    sides = backwards(tl.program_id(1) * BLOCK_P, BLOCK_P)
-    coords = coordinates(0, C, WARPS, SPLIT)
-    z = load_points(z_ptr, rows, n, coords, D, WARPS, MASKED)
-    f = tl.zeros([BLOCK_P, R, SUMS, LANES], tl.float32)
-    lost = tl.zeros([BLOCK_P, R, SUMS, LANES], tl.float32)
-    for start in range(0, m, COLUMNS):
-        cols = columns(start, J, WARPS, SPLIT)
-        if WHOLE:
-            q = affinity(z, load_points(x_ptr, cols, m, coords, D, WARPS, MASKED), RADIAL)
-        else:
-            q = affinities(z_ptr, x_ptr, rows, cols, n, m, D, RADIAL, MASKED, SPLIT, C, J, R, WARPS)
-        k = value(over_warps(q, SPLIT), params_ptr, PROFILES, L)
-        k = keep(k, rows, cols, SKIP)
-        w = load_sides(w_ptr, cols, m, sides, P, SUMS)
-        f, lost = add(f, lost, tl.sum(w * k[None, :, :, :, :], axis=1))
+    side = tl.program_id(2) * SIDES
+    f = tl.zeros([SIDES, BLOCK_N], tl.float32)
+    lost = tl.zeros([SIDES, BLOCK_N], tl.float32)
+    for start in range(first, stop, BLOCK_M):
+        cols = start + tl.arange(0, BLOCK_M)
+        q = affinities(
+            z_ptr, x_ptr, rows, cols, m, D, n_pitch, m_pitch,
+            RADIAL, GATHER, UNROLL, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+        k = keep(value(q, params_ptr, PROFILES, L), rows, cols, SKIP)
+        part = tl.zeros([SIDES, BLOCK_N], tl.float32)
+        for s in tl.static_range(SIDES):
+            w = load_columns(w_ptr, cols, m, tl.minimum(side + s, P - 1), P, m_pitch, GATHER)
+            part = into_slot(part, tl.sum(w * k, axis=0), s, SIDES)
+        f, lost = add(f, lost, part)
 
-    store_sides(f_ptr, f, rows, n, sides, P, BLOCK_P)
+    sides = side + tl.arange(0, SIDES)[:, None]
+    tl.store(f_ptr[None, :] + sides, f, mask=exists[None, :] & (sides < P))
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def _potential_grad_kernel(
     z_ptr, x_ptr, v_ptr, w_ptr, params_ptr, f_ptr, g_ptr,
-    n, m, D, P, z_step, x_step, v_step, w_step, params_step,
+    n, m, D, P, blocks, strip, n_pitch, m_pitch, z_step, x_step, v_step, w_step, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, RADIAL: tl.constexpr, SKIP: tl.constexpr,
-    WHOLE: tl.constexpr, MASKED: tl.constexpr, SPLIT: tl.constexpr,
-    C: tl.constexpr, J: tl.constexpr, R: tl.constexpr, WARPS: tl.constexpr,
+    RANK: tl.constexpr, GATHER: tl.constexpr, UNROLL: tl.constexpr, SLOTS: tl.constexpr,
+    IN_REGISTERS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    rows, block = place(n, R)
-    z_ptr += block * z_step * D
-    x_ptr += block * x_step * D
-    w_ptr += block * w_step * P
-    params_ptr += block * params_step * 3
-    g_ptr += block * n * D
+    rows, block, exists = place(n, blocks, BLOCK_N, GATHER)
+    first, stop = columns(m, strip)
+    place_of = tl.program_id(1).to(tl.int64) * blocks + block
+    g_ptr += place_of * D * (n if GATHER else n_pitch * 16)
+    z_ptr = of_block(z_ptr, block, z_step, D, GATHER)
+    x_ptr = of_block(x_ptr, block, x_step, D, GATHER)
+    w_ptr = of_block(w_ptr, block, w_step, P, GATHER)
+    params_ptr = table_of_block(params_ptr, block, params_step, GATHER)
     if v_ptr is not None:
-        v_ptr += block * v_step * P
+        v_ptr = of_block(v_ptr, block, v_step, P, GATHER)
 
-    COLUMNS: tl.constexpr = J if SPLIT else J * WARPS
-    SUMS: tl.constexpr = 1 if SPLIT else WARPS
-    coords = coordinates(tl.program_id(1), C, WARPS, SPLIT)
-    z = load_points(z_ptr, rows, n, coords, D, WARPS, MASKED)
-    f = tl.zeros([R, SUMS, LANES], tl.float32)
-    lost = tl.zeros([R, SUMS, LANES], tl.float32)
-    g = tl.zeros([C, R, WARPS, LANES], tl.float32)
-    for start in range(0, m, COLUMNS):
-        cols = columns(start, J, WARPS, SPLIT)
-        x = load_points(x_ptr, cols, m, coords, D, WARPS, MASKED)
-        if WHOLE:
-            q = affinity(z, x, RADIAL)
-        else:
-            q = affinities(z_ptr, x_ptr, rows, cols, n, m, D, RADIAL, MASKED, SPLIT, C, J, R, WARPS)
-        q = over_warps(q, SPLIT)
-        c = coefficients(v_ptr, w_ptr, rows, cols, n, m, P)
+    f = tl.zeros([BLOCK_N], tl.float32)
+    lost = tl.zeros([BLOCK_N], tl.float32)
+    g = tl.zeros([SLOTS, BLOCK_N], tl.float32)
+    for start in range(first, stop, BLOCK_M):
+        cols = start + tl.arange(0, BLOCK_M)
+        q = affinities(
+            z_ptr, x_ptr, rows, cols, m, D, n_pitch, m_pitch,
+            RADIAL, GATHER, UNROLL, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+        c = coefficients(v_ptr, w_ptr, rows, cols, m, P, n_pitch, m_pitch, RANK, GATHER)
         pull = keep(c * slope(q, params_ptr, PROFILES, L), rows, cols, SKIP)
-        if RADIAL:
-            g += tl.sum((2 * pull)[None, :, :, :, :] * (z - x), axis=1)
-        else:
-            g += tl.sum(pull[None, :, :, :, :] * x, axis=1)
         if f_ptr is not None:
             f, lost = add(f, lost, tl.sum(c * value(q, params_ptr, PROFILES, L), axis=0))
+        if RADIAL:
+            pull *= 2
+        if IN_REGISTERS:
+            for c in tl.static_range(UNROLL):
+                along = _along(z_ptr, x_ptr, rows, cols, m, c, D, n_pitch, m_pitch, RADIAL, GATHER)
+                g = into_slot(g, tl.sum(pull * along, axis=0), c, SLOTS)
+        else:
+            for c in range(0, D):
+                along = _along(z_ptr, x_ptr, rows, cols, m, c, D, n_pitch, m_pitch, RADIAL, GATHER)
+                part = tl.sum(pull * along, axis=0)
+                accumulate(g_ptr, rows, c, D, n_pitch, part, exists, start > first, GATHER)
 
-    store_points(g_ptr, g, rows, n, tl.program_id(1), D, C, WARPS, SPLIT)
+    if IN_REGISTERS:
+        store_slots(g_ptr, rows, D, n_pitch, g, exists, SLOTS, GATHER)
     if f_ptr is not None:
-        if tl.program_id(1) == 0:
-            total = tl.sum(f, axis=1)[None, :, None, :]
-            tl.store(f_ptr + block * n + rows, total, mask=rows < n)
+        tl.store(f_ptr + place_of * n + rows, f, mask=exists)
+
+
+@triton.jit
+def _along(
+    z_ptr, x_ptr, rows, cols, m, c, D, n_pitch, m_pitch,
+    RADIAL: tl.constexpr, GATHER: tl.constexpr,
+):  # fmt: skip
+    """Coordinate c of ∇_z q/2 = z - x, or of ∇_z q = x."""
+    x = load_columns(x_ptr, cols, m, c, D, m_pitch, GATHER)
+    if RADIAL:
+        x = load_rows(z_ptr, rows, c, D, n_pitch, GATHER) - x
+    return x
 
 
 def potential(
@@ -130,19 +147,22 @@ def potential(
     precision: str = "highest",
 ) -> Tensor:
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
-    block = batch(z, x, w, kernel.params)
-    f = z.new_empty(*block, n, p)
-    if tensor_cores.suits(z, w, kernel, precision):
-        tensor_cores.sweep(z, x, None, w, kernel, skip_diagonal, f, None)
-        return f
-    sides = 1 if p == 1 else 8
-    run(
-        _potential_kernel, dict(z=z, x=x, w=w, f=f), kernel,
-        tile=tile(d), block=block, rows=n, parts=triton.cdiv(p, sides),
-        n=n, m=m, D=d, P=p,
-        SKIP=skip_diagonal, BLOCK_P=sides,
+    row = fused.chosen(z, x, p, kernel, grad=False)
+    if row.kind != "direct" and p == 1:
+        f, _ = fused.sweep(
+            z, x, None, w, kernel, row,
+            skip_diagonal=skip_diagonal, precision=precision, wants_f=True,
+        )  # fmt: skip
+        return f.to(z.dtype)
+    sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
+    tile = _TILE if p == 1 else _NARROW
+    sweep = Sweep(n, m, d, batch(z, x, w, kernel.params), tile)
+    f = sweep.partial(z, n, p)
+    sweep.run(
+        _potential_kernel, kernel, dict(z=z, x=x, w=w), dict(f=f),
+        columns=p, axis=triton.cdiv(p, sides), SKIP=skip_diagonal, SIDES=sides,
     )  # fmt: skip
-    return f
+    return sweep.total(f).to(z.dtype)
 
 
 def potential_grad(
@@ -154,29 +174,30 @@ def potential_grad(
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> Tensor:
-    g = z.new_empty(*batch(z, x, v, w, kernel.params), *z.shape[-2:])
-    _run_grad(z, x, v, w, kernel, skip_diagonal, precision, None, g)
-    return g
+    return _grad(z, x, v, w, kernel, skip_diagonal, precision, wants_f=False)[1]
 
 
 def potential_and_grad(
     z: Tensor, x: Tensor, w: Tensor, kernel: Mixture, precision: str = "highest"
 ) -> tuple[Tensor, Tensor]:
-    g = z.new_empty(*batch(z, x, w, kernel.params), *z.shape[-2:])
-    f = g.new_empty(*g.shape[:-1], 1)
-    _run_grad(z, x, None, w, kernel, False, precision, f, g)
-    return f, g
+    return _grad(z, x, None, w, kernel, False, precision, wants_f=True)
 
 
-def _run_grad(z, x, v, w, kernel: Mixture, skip_diagonal: bool, precision: str, f, g) -> None:
-    if tensor_cores.suits(z, w, kernel, precision):
-        tensor_cores.sweep(z, x, v, w, kernel, skip_diagonal, f, g)
-        return
+def _grad(z, x, v, w, kernel, skip_diagonal, precision, *, wants_f):
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
-    shape = tile(d)
-    run(
-        _potential_grad_kernel, dict(z=z, x=x, v=v, w=w, f=f, g=g), kernel,
-        tile=shape, block=batch(g), rows=n, parts=shape.parts(d),
-        n=n, m=m, D=d, P=p,
-        SKIP=skip_diagonal,
+    row = fused.chosen(z, x, p, kernel, grad=True)
+    if row.kind != "direct":
+        f, g = fused.sweep(
+            z, x, v, w, kernel, row,
+            skip_diagonal=skip_diagonal, precision=precision, wants_f=wants_f, wants_g=True,
+        )  # fmt: skip
+        return None if f is None else f.to(z.dtype), g.to(z.dtype).contiguous().contiguous()
+    sweep = Sweep(n, m, d, batch(z, x, v, w, kernel.params), _TILE)
+    f = sweep.partial(z, n, 1) if wants_f else None
+    g = sweep.partial_points(z, d)
+    sweep.run(
+        _potential_grad_kernel, kernel, dict(z=z, x=x, v=v, w=w), dict(f=f, g=g),
+        columns=p, SKIP=skip_diagonal, IN_REGISTERS=d == sweep.unroll,
+        SLOTS=triton.next_power_of_2(sweep.unroll),
     )  # fmt: skip
+    return None if f is None else sweep.total(f).to(z.dtype), sweep.total_points(g).to(z.dtype)

@@ -27,6 +27,7 @@ ENERGY = tl.constexpr(5)
 SQUARE_DISTANCE = tl.constexpr(6)
 POLYNOMIAL = tl.constexpr(16)
 
+LOG2_E = tl.constexpr(1.4426950408889634)
 TINY = tl.constexpr(1.1754944e-38)  # below it the GPU's roots and logarithms flush to zero
 
 
@@ -40,6 +41,12 @@ def code(names: list[str]) -> int | None:
             return None
         total = 256 * total + byte
     return total
+
+
+@triton.jit
+def _exp_minus(t):
+    """e^-t. In base 2 it is one instruction; tl.exp has three more to save subnormal results."""
+    return tl.exp2(t * -LOG2_E)
 
 
 @triton.jit
@@ -76,15 +83,17 @@ def _log1p(t):
 @triton.jit
 def psi(t, a, PROFILE: tl.constexpr):
     if PROFILE == GAUSSIAN:
-        return tl.exp(-t)
+        return _exp_minus(t)
     elif PROFILE == RATIONAL_QUADRATIC:
         return tl.exp2(-a * tl.log2(1 + t))
     elif PROFILE == IMQ:
         return tl.rsqrt(1 + t)
     elif PROFILE == LAPLACE:
-        return tl.exp(-tl.sqrt(t))
+        return _exp_minus(tl.sqrt(t))
     elif PROFILE == ENERGY:
-        if a == 1.0:
+        if len(a.shape) > 0:  # one a per lane
+            power = tl.where(a == 1.0, tl.sqrt(t), _power_off_zero(t, 0.5 * a))
+        elif a == 1.0:
             power = tl.sqrt(t)
         else:
             power = _power_off_zero(t, 0.5 * a)
@@ -98,15 +107,17 @@ def psi(t, a, PROFILE: tl.constexpr):
 @triton.jit
 def psi_t(t, a, PROFILE: tl.constexpr):
     if PROFILE == GAUSSIAN:
-        return -tl.exp(-t)
+        return -_exp_minus(t)
     elif PROFILE == RATIONAL_QUADRATIC:
         return -a * psi(t, a, PROFILE) / (1 + t)
     elif PROFILE == IMQ:
         return -0.5 * tl.rsqrt(1 + t) / (1 + t)
     elif PROFILE == LAPLACE:
-        return -0.5 * tl.exp(-tl.sqrt(t)) * _inverse_root(t)
+        return -0.5 * _exp_minus(tl.sqrt(t)) * _inverse_root(t)
     elif PROFILE == ENERGY:
-        if a == 1.0:
+        if len(a.shape) > 0:
+            power = tl.where(a == 1.0, _inverse_root(t), _power_off_zero(t, 0.5 * a - 1))
+        elif a == 1.0:
             power = _inverse_root(t)
         else:
             power = _power_off_zero(t, 0.5 * a - 1)
@@ -120,7 +131,7 @@ def psi_t(t, a, PROFILE: tl.constexpr):
 @triton.jit
 def psi_tt(t, a, PROFILE: tl.constexpr):
     if PROFILE == GAUSSIAN:
-        return tl.exp(-t)
+        return _exp_minus(t)
     elif PROFILE == RATIONAL_QUADRATIC:
         u = 1 + t
         return a * (a + 1) * psi(t, a, PROFILE) / (u * u)
@@ -129,7 +140,7 @@ def psi_tt(t, a, PROFILE: tl.constexpr):
         return 0.75 * tl.rsqrt(u) / (u * u)
     elif PROFILE == LAPLACE:
         root = _inverse_root(t)
-        return 0.25 * tl.exp(-tl.sqrt(t)) * (1 + root) * root * root
+        return 0.25 * _exp_minus(tl.sqrt(t)) * (1 + root) * root * root
     elif PROFILE == ENERGY:
         return -0.5 * a * (0.5 * a - 1) * _power_off_zero(t, 0.5 * a - 2)
     elif PROFILE == SQUARE_DISTANCE or PROFILE == POLYNOMIAL + 1:

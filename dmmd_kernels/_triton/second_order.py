@@ -9,31 +9,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton.launch import batch, narrow_tile, programs, run
-from dmmd_kernels._triton.mixture import component, slope, tangent_slope, tangent_value, theta_dot
-from dmmd_kernels._triton.sums import into_slot, parameter_sums, partial_sums, store_slots
-from dmmd_kernels._triton.tiles import (
-    LANES,
+from dmmd_kernels._triton.direct import (
+    accumulate,
     add,
-    affinity,
-    affinity_dot,
     affinity_dots,
-    backwards,
     coefficients,
     columns,
-    coordinates,
+    into_slot,
     keep,
-    load_points,
-    load_sides,
-    over_warps,
+    load_columns,
+    load_rows,
+    of_block,
     place,
-    store_points,
-    store_sides,
+    table_of_block,
 )
+from dmmd_kernels._triton.launch import Sweep, Tile, batch
+from dmmd_kernels._triton.mixture import component, slope, tangent_slope, tangent_value, theta_dot
+from dmmd_kernels._triton.sums import parameter_sums
 from dmmd_kernels.kernels import Mixture
 
+_TILE = Tile(columns=16)
+_NARROW = Tile(columns=8)  # where a pair has many values
+_SIDES = 8  # right-hand sides per program, at most
 _SIZES = [
-    "n", "m", "P",
+    "n", "m", "D", "P", "blocks", "strip", "n_pitch", "m_pitch",
     "z_step", "x_step", "v_step", "w_step", "a_step", "b_step", "c_step", "params_step",
 ]  # fmt: skip
 
@@ -41,46 +40,50 @@ _SIZES = [
 @triton.jit(do_not_specialize=_SIZES)
 def _tangent_sums_kernel(
     z_ptr, x_ptr, v_ptr, w_ptr, params_ptr, a_ptr, b_ptr, c_ptr, f_ptr, q_ptr,
-    n, m, D, P, z_step, x_step, v_step, w_step, a_step, b_step, c_step, params_step,
+    n, m, D, P, blocks, strip, n_pitch, m_pitch,
+    z_step, x_step, v_step, w_step, a_step, b_step, c_step, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, RADIAL: tl.constexpr, SKIP: tl.constexpr,
-    MASKED: tl.constexpr, SPLIT: tl.constexpr, SLOTS: tl.constexpr, BLOCK_P: tl.constexpr,
-    C: tl.constexpr, J: tl.constexpr, R: tl.constexpr, WARPS: tl.constexpr,
+    RANK: tl.constexpr, GATHER: tl.constexpr, UNROLL: tl.constexpr, SLOTS: tl.constexpr,
+    SIDES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    rows, block = place(n, R)
-    z_ptr += block * z_step * D
-    x_ptr += block * x_step * D
-    w_ptr += block * w_step * P
-    params_ptr += block * params_step * 3
-    f_ptr += block * n * P
+    rows, block, exists = place(n, blocks, BLOCK_N, GATHER)
+    first, stop = columns(m, strip)
+    row = (tl.program_id(1).to(tl.int64) * blocks + block) * n + rows
+    f_ptr += row * P
+    q_ptr += row * (3 * L)
+    z_ptr = of_block(z_ptr, block, z_step, D, GATHER)
+    x_ptr = of_block(x_ptr, block, x_step, D, GATHER)
+    w_ptr = of_block(w_ptr, block, w_step, P, GATHER)
+    params_ptr = table_of_block(params_ptr, block, params_step, GATHER)
     if v_ptr is not None:
-        v_ptr += block * v_step * P
+        v_ptr = of_block(v_ptr, block, v_step, P, GATHER)
     if a_ptr is not None:
-        a_ptr += block * a_step * D
+        a_ptr = of_block(a_ptr, block, a_step, D, GATHER)
     if b_ptr is not None:
-        b_ptr += block * b_step * D
+        b_ptr = of_block(b_ptr, block, b_step, D, GATHER)
     if c_ptr is not None:
-        c_ptr += block * c_step * 3
+        c_ptr = table_of_block(c_ptr, block, c_step, GATHER)
 
-    COLUMNS: tl.constexpr = J if SPLIT else J * WARPS
-    SUMS: tl.constexpr = 1 if SPLIT else WARPS
-    sides = backwards(tl.program_id(1) * BLOCK_P, BLOCK_P)
-    f = tl.zeros([BLOCK_P, R, SUMS, LANES], tl.float32)
-    f_lost = tl.zeros([BLOCK_P, R, SUMS, LANES], tl.float32)
-    total = tl.zeros([SLOTS, R, SUMS, LANES], tl.float32)
-    lost = tl.zeros([SLOTS, R, SUMS, LANES], tl.float32)
-    for start in range(0, m, COLUMNS):
-        cols = columns(start, J, WARPS, SPLIT)
+    side = tl.program_id(2) * SIDES
+    f = tl.zeros([SIDES, BLOCK_N], tl.float32)
+    f_lost = tl.zeros([SIDES, BLOCK_N], tl.float32)
+    total = tl.zeros([SLOTS, BLOCK_N], tl.float32)
+    lost = tl.zeros([SLOTS, BLOCK_N], tl.float32)
+    for start in range(first, stop, BLOCK_M):
+        cols = start + tl.arange(0, BLOCK_M)
         q, q_dot = affinity_dots(
-            z_ptr, x_ptr, a_ptr, b_ptr, rows, cols, n, m, D,
-            RADIAL, MASKED, SPLIT, C, J, R, WARPS,
+            z_ptr, x_ptr, a_ptr, b_ptr, rows, cols, m, D, n_pitch, m_pitch,
+            RADIAL, GATHER, UNROLL, BLOCK_M, BLOCK_N,
         )  # fmt: skip
-        q, q_dot = over_warps(q, SPLIT), over_warps(q_dot, SPLIT)
         k_dot = keep(tangent_value(q, q_dot, params_ptr, c_ptr, PROFILES, L), rows, cols, SKIP)
-        w = load_sides(w_ptr, cols, m, sides, P, SUMS)
-        f, f_lost = add(f, f_lost, tl.sum(w * k_dot[None, :, :, :, :], axis=1))
+        part = tl.zeros([SIDES, BLOCK_N], tl.float32)
+        for s in tl.static_range(SIDES):
+            w = load_columns(w_ptr, cols, m, tl.minimum(side + s, P - 1), P, m_pitch, GATHER)
+            part = into_slot(part, tl.sum(w * k_dot, axis=0), s, SIDES)
+        f, f_lost = add(f, f_lost, part)
 
-        pair = coefficients(v_ptr, w_ptr, rows, cols, n, m, P)
-        part = tl.zeros([SLOTS, R, SUMS, LANES], tl.float32)
+        pair = coefficients(v_ptr, w_ptr, rows, cols, m, P, n_pitch, m_pitch, RANK, GATHER)
+        part = tl.zeros([SLOTS, BLOCK_N], tl.float32)
         for l in tl.static_range(L):
             lam, s, a = component(params_ptr, l)
             lam_dot, s_dot, a_dot = component(c_ptr, l)
@@ -95,61 +98,59 @@ def _tangent_sums_kernel(
             part = into_slot(part, along_a, 3 * l + 2, SLOTS)
         total, lost = add(total, lost, part)
 
-    store_sides(f_ptr, f, rows, n, sides, P, BLOCK_P)
-    if tl.program_id(1) == 0:
-        store_slots(q_ptr, total, rows, n, SLOTS)
+    sides = side + tl.arange(0, SIDES)[:, None]
+    tl.store(f_ptr[None, :] + sides, f, mask=exists[None, :] & (sides < P))
+    if tl.program_id(2) == 0:
+        slots = tl.arange(0, SLOTS)[:, None]
+        tl.store(q_ptr[None, :] + slots, total, mask=exists[None, :] & (slots < 3 * L))
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def _tangent_grad_kernel(
     z_ptr, x_ptr, v_ptr, w_ptr, params_ptr, a_ptr, b_ptr, c_ptr, g_ptr,
-    n, m, D, P, z_step, x_step, v_step, w_step, a_step, b_step, c_step, params_step,
+    n, m, D, P, blocks, strip, n_pitch, m_pitch,
+    z_step, x_step, v_step, w_step, a_step, b_step, c_step, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, RADIAL: tl.constexpr, SKIP: tl.constexpr,
-    WHOLE: tl.constexpr, MASKED: tl.constexpr, SPLIT: tl.constexpr,
-    C: tl.constexpr, J: tl.constexpr, R: tl.constexpr, WARPS: tl.constexpr,
+    RANK: tl.constexpr, GATHER: tl.constexpr, UNROLL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    rows, block = place(n, R)
-    z_ptr += block * z_step * D
-    x_ptr += block * x_step * D
-    w_ptr += block * w_step * P
-    params_ptr += block * params_step * 3
-    g_ptr += block * n * D
+    rows, block, exists = place(n, blocks, BLOCK_N, GATHER)
+    first, stop = columns(m, strip)
+    part_of = tl.program_id(1).to(tl.int64) * blocks + block
+    g_ptr += part_of * D * (n if GATHER else n_pitch * 16)
+    z_ptr = of_block(z_ptr, block, z_step, D, GATHER)
+    x_ptr = of_block(x_ptr, block, x_step, D, GATHER)
+    w_ptr = of_block(w_ptr, block, w_step, P, GATHER)
+    params_ptr = table_of_block(params_ptr, block, params_step, GATHER)
     if v_ptr is not None:
-        v_ptr += block * v_step * P
+        v_ptr = of_block(v_ptr, block, v_step, P, GATHER)
     if a_ptr is not None:
-        a_ptr += block * a_step * D
+        a_ptr = of_block(a_ptr, block, a_step, D, GATHER)
     if b_ptr is not None:
-        b_ptr += block * b_step * D
+        b_ptr = of_block(b_ptr, block, b_step, D, GATHER)
     if c_ptr is not None:
-        c_ptr += block * c_step * 3
+        c_ptr = table_of_block(c_ptr, block, c_step, GATHER)
 
-    COLUMNS: tl.constexpr = J if SPLIT else J * WARPS
-    coords = coordinates(tl.program_id(1), C, WARPS, SPLIT)
-    z = load_points(z_ptr, rows, n, coords, D, WARPS, MASKED)
-    a = load_points(a_ptr, rows, n, coords, D, WARPS, MASKED)
-    g = tl.zeros([C, R, WARPS, LANES], tl.float32)
-    for start in range(0, m, COLUMNS):
-        cols = columns(start, J, WARPS, SPLIT)
-        x = load_points(x_ptr, cols, m, coords, D, WARPS, MASKED)
-        b = load_points(b_ptr, cols, m, coords, D, WARPS, MASKED)
-        if WHOLE:
-            q, q_dot = affinity(z, x, RADIAL), affinity_dot(z, x, a, b, RADIAL)
-        else:
-            q, q_dot = affinity_dots(
-                z_ptr, x_ptr, a_ptr, b_ptr, rows, cols, n, m, D,
-                RADIAL, MASKED, SPLIT, C, J, R, WARPS,
-            )  # fmt: skip
-        q, q_dot = over_warps(q, SPLIT), over_warps(q_dot, SPLIT)
-        pair = keep(coefficients(v_ptr, w_ptr, rows, cols, n, m, P), rows, cols, SKIP)
+    for start in range(first, stop, BLOCK_M):
+        cols = start + tl.arange(0, BLOCK_M)
+        q, q_dot = affinity_dots(
+            z_ptr, x_ptr, a_ptr, b_ptr, rows, cols, m, D, n_pitch, m_pitch,
+            RADIAL, GATHER, UNROLL, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+        pair = coefficients(v_ptr, w_ptr, rows, cols, m, P, n_pitch, m_pitch, RANK, GATHER)
         pull = pair * tangent_slope(q, q_dot, params_ptr, c_ptr, PROFILES, L)
         twist = pair * slope(q, params_ptr, PROFILES, L)
+        pull, twist = keep(pull, rows, cols, SKIP), keep(twist, rows, cols, SKIP)
         if RADIAL:
-            g += tl.sum((2 * pull)[None, :, :, :, :] * (z - x), axis=1)
-            g += tl.sum((2 * twist)[None, :, :, :, :] * (a - b), axis=1)
-        else:
-            g += tl.sum(pull[None, :, :, :, :] * x, axis=1)
-            g += tl.sum(twist[None, :, :, :, :] * b, axis=1)
-    store_points(g_ptr, g, rows, n, tl.program_id(1), D, C, WARPS, SPLIT)
+            pull, twist = 2 * pull, 2 * twist
+        for c in range(0, D):
+            x = load_columns(x_ptr, cols, m, c, D, m_pitch, GATHER)
+            b = load_columns(b_ptr, cols, m, c, D, m_pitch, GATHER)
+            if RADIAL:
+                x = load_rows(z_ptr, rows, c, D, n_pitch, GATHER) - x
+                b = load_rows(a_ptr, rows, c, D, n_pitch, GATHER) - b
+            part = tl.sum(pull * x + twist * b, axis=0)
+            accumulate(g_ptr, rows, c, D, n_pitch, part, exists, start > first, GATHER)
 
 
 def tangents(
@@ -166,19 +167,20 @@ def tangents(
 ) -> tuple[Tensor, Tensor, Tensor]:
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
     block = batch(z, x, v, w, kernel.params, a, b, c)
-    slots = triton.next_power_of_2(3 * len(kernel.names))
-    sides = 1 if p == 1 else 8
-    shape = narrow_tile(d)
-    f, g = z.new_empty(*block, n, p), z.new_empty(*block, n, d)
-    partial = partial_sums(z, block, programs(n, shape), slots)
-    pointers = dict(z=z, x=x, v=v, w=w, a=a, b=b, c=c)
-    sizes = dict(block=block, rows=n, n=n, m=m, D=d, P=p, SKIP=skip_diagonal)
-    run(
-        _tangent_sums_kernel, dict(**pointers, f=f, q=partial), kernel, tile=shape,
-        parts=max(1, triton.cdiv(p, sides)), SLOTS=slots, BLOCK_P=sides, **sizes,
+    count = 3 * len(kernel.names)
+    sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
+    clouds = dict(z=z, x=x, v=v, w=w, a=a, b=b)
+
+    sweep = Sweep(n, m, d, block, _NARROW)
+    f, q = sweep.partial(z, n, p), sweep.partial(z, n, count)
+    sweep.run(
+        _tangent_sums_kernel, kernel, clouds, dict(c=c, f=f, q=q),
+        columns=p, axis=max(1, triton.cdiv(p, sides)), SKIP=skip_diagonal,
+        SLOTS=triton.next_power_of_2(count), SIDES=sides,
     )  # fmt: skip
-    run(
-        _tangent_grad_kernel, dict(**pointers, g=g), kernel, tile=shape,
-        parts=shape.parts(d), **sizes,
-    )  # fmt: skip
-    return f, g, parameter_sums(partial, kernel)
+    f = sweep.total(f).to(z.dtype)
+
+    sweep = Sweep(n, m, d, block, _TILE)
+    g = sweep.partial_points(z, d)
+    sweep.run(_tangent_grad_kernel, kernel, clouds, dict(c=c, g=g), columns=p, SKIP=skip_diagonal)
+    return f, sweep.total_points(g).to(z.dtype), parameter_sums(q, kernel)

@@ -1,7 +1,7 @@
 """Triton kernels that sum over all pairs: gradients of kernel parameters, and quadratic forms.
 
-Every program writes the sum over its rows and all columns to a place of its own; torch adds these
-partial sums in float64. So results are deterministic and no atomics are needed.
+Every program writes what each of its lanes has to a place of its own; torch adds these partial sums
+in float64. So results are deterministic and no atomics are needed.
 """
 
 import torch
@@ -9,107 +9,111 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton.launch import batch, narrow_tile, programs, run, tile
-from dmmd_kernels._triton.mixture import component, theta, value
-from dmmd_kernels._triton.tiles import (
-    LANES,
+from dmmd_kernels._triton import fused
+from dmmd_kernels._triton.direct import (
     add,
     affinities,
     coefficients,
     columns,
+    into_slot,
     keep,
-    over_warps,
+    of_block,
+    on_diagonal,
     place,
+    table_of_block,
 )
+from dmmd_kernels._triton.launch import Sweep, Tile, batch
+from dmmd_kernels._triton.mixture import component, theta, value
 from dmmd_kernels.kernels import Mixture
 
-_SIZES = ["n", "m", "P", "z_step", "x_step", "v_step", "w_step", "params_step"]
-
-
-@triton.jit
-def into_slot(sums, part, index, SLOTS: tl.constexpr):
-    """Adds part to slot `index`, a constant, of the first axis."""
-    slots = tl.arange(0, SLOTS)[:, None, None, None]
-    return sums + tl.where(slots == index, part[None, :, :, :], 0.0)
-
-
-@triton.jit
-def store_slots(ptr, sums, rows, n, SLOTS: tl.constexpr):
-    """Writes the sum over the program's rows of every slot."""
-    counted = tl.where(rows < n, sums, 0.0)
-    total = tl.sum(tl.sum(tl.sum(counted, axis=3), axis=2), axis=1)
-    tl.store(ptr + tl.program_id(0).to(tl.int64) * SLOTS + tl.arange(0, SLOTS), total)
+_TILE = Tile(columns=16)
+_NARROW = Tile(columns=8)  # where a pair has many values
+_SIZES = [
+    "n", "m", "D", "P", "blocks", "strip", "n_pitch", "m_pitch",
+    "z_step", "x_step", "v_step", "w_step", "params_step",
+]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def _params_grad_kernel(
     z_ptr, x_ptr, v_ptr, w_ptr, params_ptr, q_ptr,
-    n, m, D, P, z_step, x_step, v_step, w_step, params_step,
+    n, m, D, P, blocks, strip, n_pitch, m_pitch, z_step, x_step, v_step, w_step, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, RADIAL: tl.constexpr, SKIP: tl.constexpr,
-    MASKED: tl.constexpr, SPLIT: tl.constexpr, SLOTS: tl.constexpr,
-    C: tl.constexpr, J: tl.constexpr, R: tl.constexpr, WARPS: tl.constexpr,
+    RANK: tl.constexpr, GATHER: tl.constexpr, UNROLL: tl.constexpr, SLOTS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    rows, block = place(n, R)
-    z_ptr += block * z_step * D
-    x_ptr += block * x_step * D
-    w_ptr += block * w_step * P
-    params_ptr += block * params_step * 3
+    rows, block, exists = place(n, blocks, BLOCK_N, GATHER)
+    first, stop = columns(m, strip)
+    q_ptr += ((tl.program_id(1).to(tl.int64) * blocks + block) * n + rows) * (3 * L)
+    z_ptr = of_block(z_ptr, block, z_step, D, GATHER)
+    x_ptr = of_block(x_ptr, block, x_step, D, GATHER)
+    w_ptr = of_block(w_ptr, block, w_step, P, GATHER)
+    params_ptr = table_of_block(params_ptr, block, params_step, GATHER)
     if v_ptr is not None:
-        v_ptr += block * v_step * P
+        v_ptr = of_block(v_ptr, block, v_step, P, GATHER)
 
-    COLUMNS: tl.constexpr = J if SPLIT else J * WARPS
-    SUMS: tl.constexpr = 1 if SPLIT else WARPS
-    total = tl.zeros([SLOTS, R, SUMS, LANES], tl.float32)
-    lost = tl.zeros([SLOTS, R, SUMS, LANES], tl.float32)
-    for start in range(0, m, COLUMNS):
-        cols = columns(start, J, WARPS, SPLIT)
-        q = affinities(z_ptr, x_ptr, rows, cols, n, m, D, RADIAL, MASKED, SPLIT, C, J, R, WARPS)
-        q = over_warps(q, SPLIT)
-        c = coefficients(v_ptr, w_ptr, rows, cols, n, m, P)
-        part = tl.zeros([SLOTS, R, SUMS, LANES], tl.float32)
+    total = tl.zeros([SLOTS, BLOCK_N], tl.float32)
+    lost = tl.zeros([SLOTS, BLOCK_N], tl.float32)
+    for start in range(first, stop, BLOCK_M):
+        cols = start + tl.arange(0, BLOCK_M)
+        q = affinities(
+            z_ptr, x_ptr, rows, cols, m, D, n_pitch, m_pitch,
+            RADIAL, GATHER, UNROLL, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+        c = coefficients(v_ptr, w_ptr, rows, cols, m, P, n_pitch, m_pitch, RANK, GATHER)
+        part = tl.zeros([SLOTS, BLOCK_N], tl.float32)
         for l in tl.static_range(L):
             lam, s, a = component(params_ptr, l)
             k_lam, k_s, k_a = theta(q, lam, s, a, (PROFILES >> (8 * l)) % 256)
-            along_lam = tl.sum(keep(c * k_lam, rows, cols, SKIP), axis=0)
-            along_s = tl.sum(keep(c * k_s, rows, cols, SKIP), axis=0)
-            along_a = tl.sum(keep(c * k_a, rows, cols, SKIP), axis=0)
-            part = into_slot(part, along_lam, 3 * l, SLOTS)
-            part = into_slot(part, along_s, 3 * l + 1, SLOTS)
-            part = into_slot(part, along_a, 3 * l + 2, SLOTS)
+            part = into_slot(part, tl.sum(keep(c * k_lam, rows, cols, SKIP), axis=0), 3 * l, SLOTS)
+            part = into_slot(
+                part, tl.sum(keep(c * k_s, rows, cols, SKIP), axis=0), 3 * l + 1, SLOTS
+            )
+            part = into_slot(
+                part, tl.sum(keep(c * k_a, rows, cols, SKIP), axis=0), 3 * l + 2, SLOTS
+            )
         total, lost = add(total, lost, part)
-    store_slots(q_ptr, total, rows, n, SLOTS)
+
+    slots = tl.arange(0, SLOTS)[:, None]
+    tl.store(q_ptr[None, :] + slots, total, mask=exists[None, :] & (slots < 3 * L))
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def _quadratic_form_kernel(
     z_ptr, v_ptr, w_ptr, params_ptr, q_ptr,
-    n, D, P, z_step, v_step, w_step, params_step,
+    n, m, D, P, blocks, strip, n_pitch, m_pitch, z_step, v_step, w_step, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, RADIAL: tl.constexpr, SKIP: tl.constexpr,
-    MASKED: tl.constexpr, SPLIT: tl.constexpr,
-    C: tl.constexpr, J: tl.constexpr, R: tl.constexpr, WARPS: tl.constexpr,
+    RANK: tl.constexpr, GATHER: tl.constexpr, UNROLL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    rows, block = place(n, R)
-    z_ptr += block * z_step * D
-    v_ptr += block * v_step * P
-    w_ptr += block * w_step * P
-    params_ptr += block * params_step * 3
+    rows, block, exists = place(n, blocks, BLOCK_N, GATHER)
+    first, stop = columns(m, strip)
+    q_ptr += (tl.program_id(1).to(tl.int64) * blocks + block) * n + rows
+    z_ptr = of_block(z_ptr, block, z_step, D, GATHER)
+    if v_ptr is not None:
+        v_ptr = of_block(v_ptr, block, v_step, P, GATHER)
+    w_ptr = of_block(w_ptr, block, w_step, P, GATHER)
+    params_ptr = table_of_block(params_ptr, block, params_step, GATHER)
 
-    COLUMNS: tl.constexpr = J if SPLIT else J * WARPS
-    SUMS: tl.constexpr = 1 if SPLIT else WARPS
-    total = tl.zeros([R, SUMS, LANES], tl.float32)
-    lost = tl.zeros([R, SUMS, LANES], tl.float32)
-    # c and K are symmetric: pairs above the diagonal count twice, those below are left out.
-    first = tl.program_id(0) % tl.cdiv(n, R * LANES) * (R * LANES)
-    for start in range(first, n, COLUMNS):
-        cols = columns(start, J, WARPS, SPLIT)
-        q = affinities(z_ptr, z_ptr, rows, cols, n, n, D, RADIAL, MASKED, SPLIT, C, J, R, WARPS)
-        q = over_warps(q, SPLIT)
+    # c and K are symmetric: pairs above the diagonal count twice, tiles below it are left out.
+    first_row = 0
+    if not GATHER:
+        first_row = tl.program_id(0) % tl.cdiv(n, BLOCK_N) * BLOCK_N
+        first = tl.maximum(first, first_row)
+    total = tl.zeros([BLOCK_N], tl.float32)
+    lost = tl.zeros([BLOCK_N], tl.float32)
+    for start in range(first, stop, BLOCK_M):
+        cols = start + tl.arange(0, BLOCK_M)
+        q = affinities(
+            z_ptr, z_ptr, rows, cols, m, D, n_pitch, m_pitch,
+            RADIAL, GATHER, UNROLL, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
         pairs = value(q, params_ptr, PROFILES, L)
-        pairs *= coefficients(v_ptr, w_ptr, rows, cols, n, n, P)
-        pairs = tl.where(cols > rows, 2 * pairs, pairs)
-        pairs = tl.where(cols < rows, 0.0, keep(pairs, rows, cols, SKIP))
+        pairs *= coefficients(v_ptr, w_ptr, rows, cols, m, P, n_pitch, m_pitch, RANK, GATHER)
+        if GATHER or start < first_row + BLOCK_N:
+            pairs = on_diagonal(pairs, rows[None, :], cols[:, None], SKIP, True)
         total, lost = add(total, lost, tl.sum(pairs, axis=0))
-    store_slots(q_ptr, total[None, :, :, :], rows, n, 1)
+    tl.store(q_ptr, 2 * total, mask=exists)
 
 
 def params_grad(
@@ -122,16 +126,20 @@ def params_grad(
     precision: str = "highest",
 ) -> Tensor:
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
-    block = batch(z, x, v, w, kernel.params)
-    count, shape = len(kernel.names), narrow_tile(d)
-    slots = triton.next_power_of_2(3 * count)
-    partial = partial_sums(z, block, programs(n, shape), slots)
-    run(
-        _params_grad_kernel, dict(z=z, x=x, v=v, w=w, q=partial), kernel,
-        tile=shape, block=block, rows=n,
-        n=n, m=m, D=d, P=p, SKIP=skip_diagonal, SLOTS=slots,
+    count = 3 * len(kernel.names)
+    sweep = Sweep(n, m, d, batch(z, x, v, w, kernel.params), _NARROW)
+    partial = sweep.partial(z, n, count)
+    sweep.run(
+        _params_grad_kernel, kernel, dict(z=z, x=x, v=v, w=w), dict(q=partial),
+        columns=p, SKIP=skip_diagonal, SLOTS=triton.next_power_of_2(count),
     )  # fmt: skip
     return parameter_sums(partial, kernel)
+
+
+def parameter_sums(partial: Tensor, kernel: Mixture) -> Tensor:
+    """(strips, …, n, 3 L) to (…, L, 3)"""
+    total = partial.sum((0, -2), dtype=torch.float64)
+    return total.unflatten(-1, (len(kernel.names), 3)).to(kernel.params.dtype)
 
 
 def quadratic_form(
@@ -143,22 +151,17 @@ def quadratic_form(
     precision: str = "highest",
 ) -> Tensor:
     (n, d), p = u.shape[-2:], w.shape[-1]
-    block = batch(u, v, w, kernel.params)
-    shape = tile(d)
-    partial = partial_sums(u, block, programs(n, shape), 1)
-    run(
-        _quadratic_form_kernel, dict(z=u, v=v, w=w, q=partial), kernel,
-        tile=shape, block=block, rows=n, n=n, D=d, P=p, SKIP=skip_diagonal,
+    row = fused.chosen(u, u, p, kernel, grad=False)
+    if row.kind != "direct":
+        f, _ = fused.sweep(
+            u, u, v, w, kernel, row, skip_diagonal=skip_diagonal,
+            precision=precision, wants_f=True, is_symmetric=True,
+        )  # fmt: skip
+        return f.sum((-2, -1), dtype=torch.float64).to(kernel.params.dtype)
+    sweep = Sweep(n, n, d, batch(u, v, w, kernel.params), _TILE)
+    partial = sweep.partial(u, n)
+    sweep.run(
+        _quadratic_form_kernel, kernel, dict(z=u, v=v, w=w), dict(q=partial),
+        columns=p, SKIP=skip_diagonal,
     )  # fmt: skip
-    return partial.sum((-2, -1), dtype=torch.float64).to(kernel.params.dtype)
-
-
-def partial_sums(z: Tensor, block: tuple[int, ...], programs: int, slots: int) -> Tensor:
-    return z.new_empty(*block, programs, slots, dtype=torch.float32)
-
-
-def parameter_sums(partial: Tensor, kernel: Mixture) -> Tensor:
-    """(…, programs, slots) to (…, L, 3)"""
-    count = len(kernel.names)
-    total = partial[..., : 3 * count].sum(-2, dtype=torch.float64)
-    return total.unflatten(-1, (count, 3)).to(kernel.params.dtype)
+    return partial.sum((0, -1), dtype=torch.float64).to(kernel.params.dtype)

@@ -1,148 +1,199 @@
-"""The potential and its gradient through tensor cores: precision="high".
+"""The potential and its gradient through tensor cores, from points split into two float16.
 
-Distances come from |z|² + |x|² - 2⟨z, x⟩ with the product in TF32. The clouds are centred at the
-mean of x and rounded to TF32 beforehand, and the norms are those of the rounded points, so that the
-error is that of points moved by up to 5e-4 of their distance from the centre. The second product of
-the gradient rounds its coefficients likewise, and their sum is that of the rounded ones.
+One program owns BLOCK_N rows of z and streams a strip of x past them, BLOCK_M columns at a time:
 
-Relative errors, emulated, not yet measured on a GPU: 2e-5 to 3e-4 in f on independent clouds;
-4e-4 (d = 64) to 8e-4 (d = 16) in g where the clouds nearly coincide, and up to 4e-3 more there by
-the second product. float16 and bfloat16 inputs take the same road, rounded to TF32 after centring.
+    q/2 = |z|²/2 + |x|²/2 - ⟨z, x⟩     ⟨z, x⟩ in three products: lo·hi + hi·lo + hi·hi
+    f  += Σⱼ cⱼ K                      in float32, compensated
+    g  += Σⱼ Wⱼ xⱼ,  W = c K_q         W split like the points, scaled row by row; three
+                                       products, each tile's sum added in float32
 
-One program owns 64 rows of z. Few dimensions, several right-hand sides and polynomials are left to
-pairwise.py, which is more accurate.
-"""
+so both products have the accuracy of float32. precision="high" takes hi·hi alone, with the norms of
+hi.
 
-import torch
+What the expanded form does badly it leaves alone: where q < NEAR (|z|² + |x|²) and the kernel can
+tell (fused.py), the column is taken out of the tile and put on
+the program's list; near.py adds those pairs from differences."""
+
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from dmmd_kernels._triton.launch import Tile, batch, run
+from dmmd_kernels._triton.direct import on_diagonal
 from dmmd_kernels._triton.mixture import slope, value
-from dmmd_kernels._triton.tiles import keep
-from dmmd_kernels.kernels import Mixture
 
-_TILE = Tile(C=32, J=1, R=2)  # 64 rows
-_MOST_COORDINATES = 128  # of the gradient, in one program
-_SIZES = ["n", "m", "z_step", "x_step", "v_step", "w_step", "params_step"]
+CAPACITY = tl.constexpr(512)  # columns on a list; with more, near.py takes the whole strip
 
-
-def suits(z: Tensor, w: Tensor, kernel: Mixture, precision: str) -> bool:
-    if precision != "high" or not kernel.is_radial:
-        return False
-    return z.shape[-1] >= 16 and w.shape[-2] > 0 and w.shape[-1] == 1
+_SIZES = ["n", "m", "n_rows", "m_rows", "strip", "blocks", "params_step"]
 
 
 @triton.jit
-def _rounded(pull):
-    """To the ten bits of TF32, so that the products and the row sum see the same coefficients."""
-    bits = pull.to(tl.int32, bitcast=True)
-    rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-    return tl.where(pull == pull, rounded, pull)  # a GPU's NaN would become zero
+def scales(peak):
+    """2^k that brings a row whose largest entry is `peak` near 2¹⁴, and 2^-k."""
+    exponent = (peak.to(tl.int32, bitcast=True) >> 23) & 0xFF
+    exponent = tl.minimum(tl.maximum(exponent, 15), 254)
+    up = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
+    return up, ((exponent - 14) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _load_tile(ptr, index, count, coords, D):
-    """Points as rows or as columns, as index and coords are laid out; zero beyond either."""
-    offsets = index.to(tl.int64) * D + coords  # int64: n · D may exceed 2³¹
-    return tl.load(ptr + offsets, mask=(index < count) & (coords < D), other=0.0)
+def _count(flags, VIA_HISTOGRAM: tl.constexpr):
+    """How many of the zeros and ones are one. Triton < 3.9 crashes on a plain sum on sm_100."""
+    if VIA_HISTOGRAM:
+        return tl.sum(tl.histogram(flags, 2) * tl.arange(0, 2), axis=0)
+    else:
+        return tl.sum(flags, axis=0)
 
 
 @triton.jit
-def _distances(
-    z_ptr, x_ptr, zz, rows, cols, n, m, D,
-    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, C: tl.constexpr,
+def leave_near(
+    q, both, floor, rows, cols, n, m, list_ptr, count,
+    NEAR: tl.constexpr, SKIP: tl.constexpr, SYMMETRIC: tl.constexpr, VIA_HISTOGRAM: tl.constexpr,
 ):  # fmt: skip
-    """|z_i - x_j|², with zz = |z_i|² given."""
-    products = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    xx = tl.zeros([BLOCK_M], tl.float32)
-    for start in range(0, D, C):
-        coords = start + tl.arange(0, C)
-        z = _load_tile(z_ptr, rows[:, None], n, coords[None, :], D)
-        x = _load_tile(x_ptr, cols[None, :], m, coords[:, None], D)
-        products = tl.dot(z, x, products, input_precision="tf32")
-        xx += tl.sum(x * x, axis=0)
-    q = zz[:, None] + xx[None, :] - 2 * products
-    return tl.where(q < 0, 0.0, q)  # keeps NaN, unlike maximum
+    """Puts columns with a near pair on the list: (q without them, their flags, how many so far)."""
+    slack = q - NEAR * both  # near is what lies below -floor; one fused operation
+    if VIA_HISTOGRAM:
+        is_any = _count(tl.max(tl.where(slack < -floor, 1, 0), axis=0), True) > 0
+    else:
+        is_any = tl.min(tl.min(slack, axis=1), axis=0) < -floor
+    column = tl.zeros_like(cols)
+    if is_any:
+        near = tl.where((slack < -floor) & (rows < n)[:, None], 1, 0)
+        if SKIP:
+            near = tl.where(rows[:, None] == cols[None, :], 0, near)
+        if SYMMETRIC:
+            near = tl.where(cols[None, :] < rows[:, None], 0, near)
+        column = tl.max(near, axis=0)
+        q = tl.where(column[None, :] > 0, 1.0, q)  # what is left of near pairs must be finite
+        listed = tl.where(cols < m, column, 0)
+        to = count + tl.cumsum(listed, axis=0) - listed
+        tl.store(list_ptr + to, cols, mask=(listed > 0) & (to < CAPACITY))
+        count += _count(listed, VIA_HISTOGRAM)
+    return q, column, count
+
+
+@triton.jit
+def with_nan(count, sums, rows, n, VIA_HISTOGRAM: tl.constexpr):
+    """The count, or more than a list holds if a sum is NaN: then near.py finds out what it is."""
+    is_nan = tl.where((sums != sums) & (rows < n), 1, 0)
+    return tl.where(_count(is_nan, VIA_HISTOGRAM) > 0, CAPACITY + 1, count)
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def _tensor_core_kernel(
-    z_ptr, x_ptr, v_ptr, w_ptr, params_ptr, f_ptr, g_ptr,
-    n, m, D, z_step, x_step, v_step, w_step, params_step,
-    PROFILES: tl.constexpr, L: tl.constexpr, SKIP: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr,
+def fused_kernel(
+    z_hi_ptr, z_lo_ptr, z_half_ptr, x_hi_ptr, x_lo_ptr, x_half_ptr,
+    v_ptr, w_ptr, params_ptr, floor_ptr, unit_ptr, f_ptr, g_ptr, list_ptr, count_ptr,
+    n, m, n_rows, m_rows, strip, blocks, params_step,
+    PROFILES: tl.constexpr, L: tl.constexpr, P: tl.constexpr, PASSES: tl.constexpr,
+    SKIP: tl.constexpr, SYMMETRIC: tl.constexpr, NEAR: tl.constexpr, VIA_HISTOGRAM: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    programs = tl.cdiv(n, BLOCK_N)
+    programs = n_rows // BLOCK_N
     block = (tl.program_id(0) // programs).to(tl.int64)
-    z_ptr += block * z_step * D
-    x_ptr += block * x_step * D
-    w_ptr += block * w_step
+    top = (tl.program_id(0) % programs) * BLOCK_N
+    rows = top + tl.arange(0, BLOCK_N)
+    first = tl.program_id(1) * strip
+    stop = tl.minimum(first + strip, m)
+    if SYMMETRIC:
+        first = tl.maximum(first, top)
+    part = tl.program_id(1).to(tl.int64) * blocks + block
+    x_hi_ptr += block * m_rows * WIDTH
+    if PASSES == 3:
+        x_lo_ptr += block * m_rows * WIDTH
+    x_half_ptr += block * m_rows
+    w_ptr += block * m_rows * P
     params_ptr += block * params_step * 3
+    place = part * programs + tl.program_id(0) % programs
+    list_ptr += place * CAPACITY
 
-    rows = (tl.program_id(0) % programs) * BLOCK_N + tl.arange(0, BLOCK_N)
-    zz = tl.zeros([BLOCK_N], tl.float32)
-    for start in range(0, D, C):
-        z = _load_tile(z_ptr, rows[:, None], n, (start + tl.arange(0, C))[None, :], D)
-        zz += tl.sum(z * z, axis=1)
-
-    out = tl.program_id(1) * OUT + tl.arange(0, OUT)
+    coords = tl.arange(0, WIDTH)
+    mine = (block * n_rows + rows)[:, None] * WIDTH + coords[None, :]
+    z_hi = tl.load(z_hi_ptr + mine)
+    if PASSES == 3:
+        z_lo = tl.load(z_lo_ptr + mine)
+    z_half = tl.load(z_half_ptr + block * n_rows + rows)
+    floor = tl.load(floor_ptr + block)
+    if P == 2:
+        v = tl.load(v_ptr + block * n_rows * 2 + rows)
+        v_other = tl.load(v_ptr + (block * 2 + 1) * n_rows + rows)
     f = tl.zeros([BLOCK_N], tl.float32)
+    lost = tl.zeros([BLOCK_N], tl.float32)
     total = tl.zeros([BLOCK_N], tl.float32)
-    pulled = tl.zeros([BLOCK_N, OUT], tl.float32)
-    for start in range(0, m, BLOCK_M):
+    pulled = tl.zeros([BLOCK_N, WIDTH], tl.float32)
+    count = 0
+    for start in range(first, stop, BLOCK_M):
         cols = start + tl.arange(0, BLOCK_M)
-        w = tl.load(w_ptr + cols, mask=cols < m, other=0.0).to(tl.float32)[None, :]
-        q = _distances(z_ptr, x_ptr, zz, rows, cols, n, m, D, BLOCK_N, BLOCK_M, C)
+        theirs = cols.to(tl.int64)[:, None] * WIDTH + coords[None, :]
+        x_hi = tl.load(x_hi_ptr + theirs)
+        x_half = tl.load(x_half_ptr + cols)
+        if PASSES == 3:
+            x_lo = tl.load(x_lo_ptr + theirs)
+            product = tl.dot(z_lo, tl.trans(x_hi))
+            product = tl.dot(z_hi, tl.trans(x_lo), product)
+            product = tl.dot(z_hi, tl.trans(x_hi), product)
+        else:
+            product = tl.dot(z_hi, tl.trans(x_hi))
+        both = z_half[:, None] + x_half[None, :]
+        q = both - product
+        w = tl.load(w_ptr + cols)
+        if P == 2:
+            other = tl.load(w_ptr + m_rows + cols)
+        if PASSES == 3:
+            q, column, count = leave_near(
+                q, both, floor, rows, cols, n, m, list_ptr, count, NEAR, SKIP, SYMMETRIC,
+                VIA_HISTOGRAM,
+            )  # fmt: skip
+            w = tl.where(column > 0, 0.0, w)
+            if P == 2:
+                other = tl.where(column > 0, 0.0, other)
+        else:
+            q = tl.where(q < 0, 0.0, q)
+        if P == 2:
+            c = v[:, None] * w[None, :] + v_other[:, None] * other[None, :]
+        else:
+            c = w[None, :]
         if f_ptr is not None:
-            k = keep(value(q, params_ptr, PROFILES, L), rows[:, None], cols[None, :], SKIP)
-            f += tl.sum(w * k, axis=1)
+            k = c * value(q, params_ptr, PROFILES, L)
+            if SKIP or SYMMETRIC:
+                if (start < top + BLOCK_N) & (start + BLOCK_M > top):
+                    k = on_diagonal(k, rows[:, None], cols[None, :], SKIP, SYMMETRIC)
+            addend = tl.sum(k, axis=1) - lost
+            new = f + addend
+            lost = (new - f) - addend
+            f = new
         if g_ptr is not None:
-            k_q = keep(slope(q, params_ptr, PROFILES, L), rows[:, None], cols[None, :], SKIP)
-            pull = _rounded(2 * w * k_q)
-            total += tl.sum(pull, axis=1)
-            x = _load_tile(x_ptr, cols[:, None], m, out[None, :], D)
-            pulled = tl.dot(pull, x, pulled, input_precision="tf32")
+            pull = c * slope(q, params_ptr, PROFILES, L)
+            if SKIP:
+                if (start < top + BLOCK_N) & (start + BLOCK_M > top):
+                    pull = on_diagonal(pull, rows[:, None], cols[None, :], SKIP, False)
+            up, down = scales(tl.max(tl.abs(pull), axis=1))
+            pull = pull * up[:, None]
+            hi = pull.to(tl.float16)
+            if PASSES == 3:
+                total += down * tl.sum(pull, axis=1)
+                lo = (pull - hi.to(tl.float32)).to(tl.float16)
+                piece = tl.dot(lo, x_hi)
+                piece = tl.dot(hi, x_lo, piece)
+                piece = tl.dot(hi, x_hi, piece)
+            else:
+                total += down * tl.sum(hi.to(tl.float32), axis=1)
+                piece = tl.dot(hi, x_hi)
+            pulled += piece * down[:, None]
 
-    if f_ptr is not None:
-        if tl.program_id(1) == 0:
-            tl.store(f_ptr + block * n + rows, f, mask=rows < n)
-    if g_ptr is not None:
-        z = _load_tile(z_ptr, rows[:, None], n, out[None, :], D)
-        g = total[:, None] * z - pulled
+    factor = tl.full([BLOCK_N], 2.0 if SYMMETRIC else 1.0, tl.float32)
+    if P == 1:
         if v_ptr is not None:
-            v = tl.load(v_ptr + block * v_step + rows, mask=rows < n, other=0.0)
-            g *= v.to(tl.float32)[:, None]
-        to = (block * n + rows)[:, None] * D + out[None, :]
-        tl.store(g_ptr + to, g, mask=(rows < n)[:, None] & (out < D)[None, :])
-
-
-def sweep(
-    z: Tensor,
-    x: Tensor,
-    v: Tensor | None,
-    w: Tensor,
-    kernel: Mixture,
-    skip_diagonal: bool,
-    f: Tensor | None,
-    g: Tensor | None,
-) -> None:
-    """Fills f (…, n, 1) and g (…, n, d), as far as they are wanted."""
-    (n, d), m = z.shape[-2:], x.shape[-2]
-    centre = x.float().mean(-2, keepdim=True)  # of x alone: NaN in z must stay in its row
-    out = min(_MOST_COORDINATES, triton.next_power_of_2(d)) if g is not None else 16
-    run(
-        _tensor_core_kernel,
-        dict(z=_tf32(z.float() - centre), x=_tf32(x.float() - centre), v=v, w=w, f=f, g=g),
-        kernel,
-        tile=_TILE, block=batch(f, g), rows=n,
-        parts=triton.cdiv(d, out) if g is not None else 1,
-        n=n, m=m, D=d, SKIP=skip_diagonal, BLOCK_N=64, BLOCK_M=64, OUT=out,
-    )  # fmt: skip
-
-
-def _tf32(points: Tensor) -> Tensor:
-    """Rounded to ten bits of mantissa: what a tensor core would otherwise cut off."""
-    rounded = ((points.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
-    return torch.where(points == points, rounded, points)  # a GPU's NaN would become zero
+            factor *= tl.load(v_ptr + block * n_rows + rows)
+    if PASSES == 3:
+        count = with_nan(count, f + total, rows, n, VIA_HISTOGRAM)
+    is_overfull = count > CAPACITY  # near.py takes everything
+    if f_ptr is not None:
+        f = tl.where(is_overfull, 0.0, f * factor)
+        tl.store(f_ptr + part * n + rows, f, mask=rows < n)
+    if g_ptr is not None:
+        z = z_hi.to(tl.float32)
+        if PASSES == 3:
+            z += z_lo.to(tl.float32)
+        factor *= tl.load(unit_ptr + block)
+        g = tl.where(is_overfull, 0.0, (total[:, None] * z - pulled) * factor[:, None])
+        to = (part * n + rows)[:, None] * WIDTH + coords[None, :]
+        tl.store(g_ptr + to, g, mask=(rows < n)[:, None])
+    tl.store(count_ptr + place, count)

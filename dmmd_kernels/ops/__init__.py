@@ -1,5 +1,6 @@
 """The public functions: checked inputs, any backend, differentiable."""
 
+from dmmd_kernels.ops.held import HeldSample, hold
 from dmmd_kernels.ops.mmd import mmd2, witness, witness_grad
 from dmmd_kernels.ops.pairwise import (
     kernel_matrix,
@@ -9,6 +10,8 @@ from dmmd_kernels.ops.pairwise import (
 )
 
 __all__ = [
+    "HeldSample",
+    "hold",
     "kernel_matrix",
     "mmd2",
     "potential",

@@ -161,9 +161,13 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _quadratic_form(u: Tensor, v: Tensor, w: Tensor, mixture: Mixture, how: How) -> Tensor:
-    """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep."""
+    """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep.
+
+    On a GPU they are sweeps of their own, so the parameters' is left out where it isn't needed.
+    """
     tensors = (u, v, w)
-    if torch.is_grad_enabled() and (u.requires_grad or mixture.params.requires_grad):
+    by_params = mixture.params.requires_grad
+    if torch.is_grad_enabled() and (by_params or (u.requires_grad and not u.is_cuda)):
         return sweep("mmd2", operators.quadratic_form_and_grads, tensors, mixture, how)[0]
     return sweep("mmd2", operators.quadratic_form, tensors, mixture, how)
 

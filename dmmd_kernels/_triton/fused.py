@@ -1,0 +1,189 @@
+"""A sweep through tensor cores, launch by launch: split both clouds, sweep, add what was near.
+
+Everything that depends on the data is computed on the device, so a call can be captured in a CUDA
+graph, and never waits.
+"""
+
+from dataclasses import replace
+from math import prod
+
+import torch
+import triton
+from torch import Tensor
+
+from dmmd_kernels._triton.float16 import ROWS, centre_and_scale, split
+from dmmd_kernels._triton.launch import ENOUGH_PROGRAMS, batch, quiet
+from dmmd_kernels._triton.near import near_kernel
+from dmmd_kernels._triton.panels import PANEL, Panels, panel_kernel
+from dmmd_kernels._triton.profile import code
+from dmmd_kernels._triton.regimes import Regime, architecture, device_regime
+from dmmd_kernels._triton.tensor_cores import CAPACITY, fused_kernel
+from dmmd_kernels.kernels import Mixture
+
+_SMOOTH = {"gaussian", "rational_quadratic", "imq", "square_distance"}
+_LEAST_STRIP = 1024  # columns that are worth a program of their own
+_FEW_COMPONENTS = 2
+_LEAST_WORK = 2**29  # pairs times d; below, preparing the clouds takes longer than differences
+
+
+def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture, *, grad: bool) -> Regime:
+    """The row of the table for a call with coefficients of p columns.
+
+    Polynomials, many columns and few pairs are swept from differences in any number of dimensions.
+    """
+    (n, d), m = z.shape[-2:], x.shape[-2]
+    blocks = prod(batch(z, x, kernel.params))
+    suits = kernel.is_radial and p <= 2 and blocks * n * m * d >= _LEAST_WORK
+    row = device_regime(d if suits else 0, grad, z.device)
+    if len(kernel.names) <= _FEW_COMPONENTS or row.kind != "fused":
+        return row
+    return replace(row, columns=16)  # every component needs registers of its own
+
+
+def sweep(
+    z: Tensor,
+    x: Tensor,
+    v: Tensor | None,
+    w: Tensor,
+    kernel: Mixture,
+    row: Regime,
+    *,
+    skip_diagonal: bool,
+    precision: str,
+    wants_f: bool,
+    wants_g: bool = False,
+    is_symmetric: bool = False,
+) -> tuple[Tensor | None, Tensor | None]:
+    """(f (…, n, 1), g (…, n, d)), as far as they are wanted, in float32.
+
+    is_symmetric: z is x and c is symmetric; f is what sums up to the quadratic form, no more.
+    """
+    (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
+    passes = 1 if precision == "high" else 3
+    width = triton.cdiv(d, 64) * 64 if row.kind == "panels" else max(16, triton.next_power_of_2(d))
+    block = batch(z, x, v, w, kernel.params)
+    blocks = block[0] if block else 1
+    params = kernel.params
+
+    centre, scale = (t.expand(*block, *t.shape[-2:]).contiguous() for t in centre_and_scale(z, x))
+    halves_z = split(z, centre, scale, width, passes)
+    halves_x = halves_z if z is x else split(x, centre, scale, width, passes)
+    scaled, floor = _scaled(params, kernel.names, scale, row.near)
+    programs = halves_z.rows // row.rows
+    strip = PANEL if row.kind == "panels" else _strip(m, programs * blocks)
+    strips = triton.cdiv(m, strip)
+    make = lambda *shape, dtype=torch.float32: z.new_zeros(*shape, dtype=dtype)
+    f = make(strips, *block, n) if wants_f else None
+    parts = 1 if row.kind == "panels" else strips
+    g = make(parts, *block, n, width) if wants_g else None
+    listed, count = (
+        make(strips, *block, programs, s, dtype=torch.int32) for s in (CAPACITY.value, 1)
+    )
+    pairs = dict(
+        n=n, m=m, n_rows=halves_z.rows, m_rows=halves_x.rows, blocks=blocks, P=p,
+        v_ptr=None if v is None else _padded(v, halves_z.rows, block),
+        w_ptr=_padded(w, halves_x.rows, block),
+        f_ptr=f, list_ptr=listed, count_ptr=count, PROFILES=code(kernel.names),
+        L=len(kernel.names), SKIP=skip_diagonal, SYMMETRIC=is_symmetric, BLOCK_N=row.rows,
+    )  # fmt: skip
+    far = dict(
+        z_half_ptr=halves_z.half, x_half_ptr=halves_x.half, params_ptr=scaled,
+        params_step=_step(scaled), floor_ptr=floor, NEAR=row.near, PASSES=passes,
+        VIA_HISTOGRAM=via_histogram(architecture(z.device)), BLOCK_M=row.columns,
+        num_warps=row.warps, num_stages=row.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    near = dict(
+        z_ptr=z, x_ptr=x, z_step=_step(z), x_step=_step(x), params_ptr=params,
+        params_step=_step(params), D=d, g_width=width, strip=strip,
+        BLOCK_M=8 if len(kernel.names) > _FEW_COMPONENTS else 16, g_ptr=g,
+        num_warps=triton.cdiv(row.rows, 32), enable_fp_fusion=True,
+    )  # fmt: skip
+    with quiet(fused_kernel):
+        if row.kind == "panels":
+            _run_panels(Panels(halves_z, halves_x, passes), pairs, far, near, scale)
+        else:
+            fused_kernel[(programs * blocks, strips)](
+                z_hi_ptr=halves_z.hi, z_lo_ptr=halves_z.lo, x_hi_ptr=halves_x.hi,
+                x_lo_ptr=halves_x.lo, unit_ptr=scale, g_ptr=g, strip=strip, WIDTH=width,
+                **pairs, **far,
+            )  # fmt: skip
+            if passes == 3:
+                near_kernel[(programs * blocks, strips)](base=0, **pairs, **near)
+    return (
+        None if f is None else _total(f)[..., None],
+        None if g is None else _total(g)[..., :d],
+    )
+
+
+def _run_panels(panels: Panels, pairs: dict, far: dict, near: dict, scale: Tensor) -> None:
+    """Adds to f and g of all rows, one panel of pairs at a time."""
+    z, blocks, g = panels.z, pairs["blocks"], near["g_ptr"]
+    rows, width = z.hi.shape[-2:]
+    total = z.half.new_zeros(blocks, rows)
+    sums = z.half.new_zeros(blocks, rows, width) if g is not None else None
+    for index in range(triton.cdiv(pairs["m"], PANEL)):
+        for top in range(0, rows, panels.rows):
+            if pairs["SYMMETRIC"] and top >= (index + 1) * PANEL:
+                continue
+            s = panels.products(top, index)
+            hi = lo = None
+            if sums is not None:
+                hi = torch.empty_like(s, dtype=torch.float16)
+                lo = torch.empty_like(hi) if panels.passes == 3 else None
+            down = total.new_zeros(blocks, rows)
+            panel_kernel[(s.shape[1] // pairs["BLOCK_N"] * blocks,)](
+                s_ptr=s, hi_ptr=hi, lo_ptr=lo, total_ptr=total, down_ptr=down,
+                s_rows=s.shape[1], top=top, width=PANEL, base=index, **pairs, **far,
+            )  # fmt: skip
+            if sums is not None:
+                part = slice(top, top + s.shape[1])
+                sums[:, part] += panels.pulled(index, hi, lo) * down[:, part, None]
+        if panels.passes == 3:
+            near_kernel[(rows // pairs["BLOCK_N"] * blocks,)](base=index, **pairs, **near)
+    if sums is not None:
+        n = g.shape[-2]
+        points = z.hi.float() if z.lo is None else z.hi.float() + z.lo.float()
+        far_sum = (total[..., None] * points - sums)[:, :n] * scale.view(-1, 1, 1)
+        if pairs["v_ptr"] is not None and pairs["P"] == 1:
+            far_sum = far_sum * pairs["v_ptr"].view(blocks, rows)[:, :n, None]
+        g += far_sum.view(g.shape)
+
+
+def _scaled(params: Tensor, names: list[str], scale: Tensor, near: float) -> tuple[Tensor, Tensor]:
+    """The parameters for q/2 of scaled points, and the q/2 that a kernel cannot tell from zero.
+
+    Where s (|z|² + |x|²) is below 8, s q errs by less than 8 roundings of 1: near pairs may stay.
+    laplace and energy tell all distances apart.
+    """
+    unit = (2 / scale.square())[..., 0]
+    columns = torch.broadcast_tensors(params[..., 0], params[..., 1] * unit, params[..., 2])
+    scaled = torch.stack(columns, -1)
+    floor = 8 * near / scaled[..., 1].amax(-1) * (1.0 if _SMOOTH.issuperset(names) else 0.0)
+    return scaled, floor.expand(scale.shape[:-2]).contiguous()
+
+
+def _strip(m: int, programs: int) -> int:
+    wanted = triton.cdiv(ENOUGH_PROGRAMS, max(programs, 1))
+    return triton.cdiv(max(triton.cdiv(m, wanted), _LEAST_STRIP), ROWS) * ROWS
+
+
+def _padded(columns: Tensor, rows: int, block: tuple[int, ...]) -> Tensor:
+    """(…, n, p) as float32 (*block, p, rows), zero beyond n."""
+    padded = columns.new_zeros(*block, columns.shape[-1], rows, dtype=torch.float32)
+    padded[..., : columns.shape[-2]] = columns.mT
+    return padded
+
+
+def _step(t: Tensor) -> int:
+    return t.shape[-2] if t.ndim == 3 else 0
+
+
+def _total(partial: Tensor) -> Tensor:
+    """The sum over the strips, in a fixed order."""
+    return partial[0] if len(partial) == 1 else partial.sum(0, dtype=torch.float64).float()
+
+
+def via_histogram(arch: int) -> bool:
+    """Whether Triton's compiler needs the detour of tensor_cores.py for the GPU sm_<arch>."""
+    version = tuple(map(int, triton.__version__.split(".")[:2]))
+    return version < (3, 9) and 100 <= arch < 120

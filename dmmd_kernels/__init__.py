@@ -2,7 +2,7 @@
 
 from dmmd_kernels.backend import BackendError
 from dmmd_kernels.bandwidth import mean_sigma, median_sigma
-from dmmd_kernels.flows import FlowResult, flow, velocity
+from dmmd_kernels.flows import FlowError, FlowResult, flow, flow_update, velocity
 from dmmd_kernels.kernels import (
     Kernel,
     energy,
@@ -28,10 +28,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "FlowError",
     "FlowResult",
     "Kernel",
     "energy",
     "flow",
+    "flow_update",
     "gaussian",
     "imq",
     "kernel_matrix",

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "dmmd_kernels"
 
 # Each layer may import the layers before it, never those after it or beside it.
 LAYERS = [
-    ["kernels"],
+    ["kernels", "philox"],
     ["reference", "native", "_triton"],
     ["backend"],
     ["ops"],

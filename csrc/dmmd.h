@@ -32,8 +32,8 @@ struct Batched {
   T* data = nullptr;
   int64_t stride = 0;
 
-  T* block(int64_t b) const { return data + b * stride; }
-  explicit operator bool() const { return data != nullptr; }
+  constexpr T* block(int64_t b) const { return data + b * stride; }
+  constexpr explicit operator bool() const { return data != nullptr; }
 };
 
 /// Points z (n, d) and x (m, d), weights v (n, p) and w (m, p), rows contiguous, for each block.
@@ -55,10 +55,10 @@ struct Scheduled {
   const T* data = nullptr;
   int64_t step_stride = 0, block_stride = 0;
 
-  const T* at(int64_t step, int64_t block) const {
+  constexpr const T* at(int64_t step, int64_t block) const {
     return data + step * step_stride + block * block_stride;
   }
-  explicit operator bool() const { return data != nullptr; }
+  constexpr explicit operator bool() const { return data != nullptr; }
 };
 
 /// A kernel whose parameters (components, 3) may change from step to step; none without components.
@@ -166,12 +166,19 @@ namespace cuda {
 /// False when the library was built without a CUDA compiler; the functions below then throw.
 bool built();
 
-/// As cpu::potential for radial kernels and p = 1, queued on `stream` (a cudaStream_t) of the
-/// current device; every pointer but `kernel` is the device's.
-void potential(const Problem<float>& problem, float* f, void* stream);
+/// Coordinates, components of a kernel and steps that a call of `flow` takes at most.
+constexpr int64_t kMaxFlowD = 32;
+constexpr int64_t kMaxFlowComponents = 16;
 
-/// As cpu::potential_grad, likewise.
-void potential_grad(const Problem<float>& problem, float* g, void* stream);
+/// Bytes of device memory that `flow` works in.
+int64_t flow_workspace(const Flow<float>& flow);
+
+/// How `flow` would run it on the current device: "block", "cluster", "grid" or "steps".
+const char* flow_plan(const Flow<float>& flow);
+
+/// As cpu::flow, queued on `stream` (a cudaStream_t) of the current device; every pointer but those
+/// to the kernels' components is the device's. `failed` is written by then too.
+void flow(const Flow<float>& flow, void* workspace, void* stream);
 
 }  // namespace cuda
 }  // namespace dmmd

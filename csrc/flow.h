@@ -5,8 +5,7 @@
 //     team.sync()            all wait for one another; what they wrote before, all see after
 //     team.raise(step)       says that a particle of this step is not finite
 //     team.raised(step)      whether one was; for all, after a sync
-// A field is its particles and data. It has kRows and kMaxD, and
-//     field.d()
+// A field is its particles and data, of up to kMaxD coordinates, in groups of kRows. It has
 //     field.share(team)      which rows are this worker's
 //     field.open(step)       the kernel of a step
 //     field.position(i, k)   where particle i is
@@ -34,6 +33,7 @@ struct Motion {
   T* v;
   T step_size, momentum, factor;
 
+  /// The coordinates of g beyond those of the particle are zero.
   DMMD_HOST_DEVICE Motion(const T* g, T* v, int64_t d, T step_size, T momentum, T max_norm)
       : g(g), v(v), step_size(step_size), momentum(momentum), factor(1) {
     if (!(max_norm > T(0))) return;
@@ -51,14 +51,17 @@ struct Motion {
   }
 };
 
-/// z[k] += size xi_k for the coordinates of one particle.
-template <class T>
+/// z[k] += size xi_k for the d coordinates of one particle. With a bound that the compiler knows, D
+/// >= d, arrays stay in registers.
+template <int64_t D = 0, class T>
 DMMD_HOST_DEVICE void add_noise(T* z, int64_t d, T size, Stream stream, int64_t particle) {
-  for (int64_t k = 0; k < d; k += 4) {
+  DMMD_UNROLL
+  for (int64_t k = 0; k < (D ? D : d); k += 4) {
     T xi[4];
     normals(stream, uint32_t(particle), uint32_t(k / 4), xi);
+    DMMD_UNROLL
     for (int e = 0; e < 4; ++e)
-      if (k + e < d) z[k + e] += size * xi[e];
+      if (k + e < d && (D == 0 || k + e < D)) z[k + e] += size * xi[e];
   }
 }
 
@@ -74,8 +77,8 @@ DMMD_HOST_DEVICE void read_rows(const Field& field, const Flow<T>& flow, int64_t
   const T noise = flow.noise ? *flow.noise.at(step, block) : T(0);
   for (int r = 0; r < R; ++r) {
     const int64_t i = row + r < flow.n ? row + r : flow.n - 1;
-    for (int64_t k = 0; k < field.d(); ++k) z[r][k] = field.position(i, k);
-    if (noise != T(0)) add_noise(z[r], field.d(), noise, stream_of(flow, block, step), i);
+    for (int k = 0; k < D; ++k) z[r][k] = k < flow.d ? field.position(i, k) : T(0);
+    if (noise != T(0)) add_noise<D>(z[r], flow.d, noise, stream_of(flow, block, step), i);
   }
 }
 
@@ -83,37 +86,43 @@ DMMD_HOST_DEVICE void read_rows(const Field& field, const Flow<T>& flow, int64_t
 template <class Team, class Field, class T, int D>
 DMMD_HOST_DEVICE bool move_row(Team& team, Field& field, const Flow<T>& flow, int64_t block,
                                T step_size, int64_t i, const T (&g)[D]) {
-  const int64_t d = field.d();
-  T* v = flow.velocity ? flow.velocity.block(block) + i * d : nullptr;
-  const Motion<T> motion(g, v, d, step_size, flow.momentum, flow.max_norm);
+  T* v = flow.velocity ? flow.velocity.block(block) + i * flow.d : nullptr;
+  const Motion<T> motion(g, v, D, step_size, flow.momentum, flow.max_norm);
   T z[D];
   bool finite = true;
-  for (int64_t k = 0; k < d; ++k) {
-    z[k] = motion.from(field.position(i, k), k);
+  for (int k = 0; k < D; ++k) {
+    z[k] = k < flow.d ? motion.from(field.position(i, k), k) : T(0);
     finite = finite && z[k] - z[k] == T(0);
   }
   field.publish(team, i, z);
   return finite;
 }
 
+/// Publishes where the rows of this worker are after one step; raises it where that is not finite.
+template <class Team, class Field, class T>
+DMMD_HOST_DEVICE void step_once(Team& team, Field& field, const Flow<T>& flow, int64_t block,
+                                int64_t step) {
+  constexpr int R = Field::kRows, D = Field::kMaxD;
+  const Share mine = field.share(team);
+  const T step_size = *flow.step_size.at(step, block);
+  field.open(step);
+  for (int64_t row = mine.first; row < mine.end; row += mine.stride) {
+    T z[R][D], g[R][D];
+    read_rows(field, flow, block, step, row, z);
+    field.gradient(team, z, g);
+    if (!field.leads(team)) continue;
+    for (int r = 0; r < R; ++r)
+      if (row + r < flow.n && !move_row(team, field, flow, block, step_size, row + r, g[r]))
+        team.raise(step + 1);
+  }
+}
+
 /// All steps of the flow of one block. Returns the number of the step after which a particle was
 /// not finite, counted from 1, or 0; the field then is where it was before that step.
 template <class Team, class Field, class T>
 DMMD_HOST_DEVICE int64_t advance(Team& team, Field& field, const Flow<T>& flow, int64_t block) {
-  constexpr int R = Field::kRows, D = Field::kMaxD;
-  const Share mine = field.share(team);
   for (int64_t step = 0; step < flow.steps; ++step) {
-    field.open(step);
-    const T step_size = *flow.step_size.at(step, block);
-    for (int64_t row = mine.first; row < mine.end; row += mine.stride) {
-      T z[R][D], g[R][D];
-      read_rows(field, flow, block, step, row, z);
-      field.gradient(team, z, g);
-      if (!field.leads(team)) continue;
-      for (int r = 0; r < R; ++r)
-        if (row + r < flow.n && !move_row(team, field, flow, block, step_size, row + r, g[r]))
-          team.raise(step + 1);
-    }
+    step_once(team, field, flow, block, step);
     team.sync();
     if (team.raised(step + 1)) return step + 1;
     field.turn();

@@ -71,7 +71,6 @@ struct Field {
   int64_t step = 0;
   int now = 0;
 
-  int64_t d() const { return flow.d; }
   const Cloud<T>& here() const { return clouds.particles[now]; }
   T position(int64_t i, int64_t k) const { return here().x[k * here().pitch + i]; }
   bool leads(const Team&) const { return true; }
@@ -99,7 +98,7 @@ struct Field {
                               kernel->kernel, kernel->components, kernel->params.at(step, block),
                               sums});
     for (int r = 0; r < kRows; ++r)
-      for (int64_t k = 0; k < flow.d; ++k) g[r][k] = T(sums[k * kRows + r]);
+      for (int64_t k = 0; k < kMaxD; ++k) g[r][k] = T(sums[k * kRows + r]);
   }
 };
 

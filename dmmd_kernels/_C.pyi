@@ -1,6 +1,8 @@
 from torch import Tensor
 
 built_with_cuda: bool
+max_gpu_flow_d: int
+max_gpu_flow_components: int
 
 class Kernel:
     def __init__(self, profiles: str) -> None: ...
@@ -48,6 +50,13 @@ def flow(
     radial: Kernel, polynomial_params: Tensor | None, polynomial: Kernel, step_size: Tensor,
     noise: Tensor | None, motion: Motion, failed: Tensor, threads: int,
 ) -> None: ...  # fmt: skip
+def flow_on_gpu(
+    x: Tensor, velocity: Tensor | None, y: Tensor, w: Tensor, radial_params: Tensor | None,
+    radial: Kernel, polynomial_params: Tensor | None, polynomial: Kernel, step_size: Tensor,
+    noise: Tensor | None, motion: Motion, failed: Tensor, workspace: Tensor, stream: int,
+) -> None: ...  # fmt: skip
+def flow_workspace(blocks: int, n: int, m: int, d: int) -> int: ...
+def flow_plan(blocks: int, n: int, m: int, d: int) -> str: ...
 def flow_update(
     z: Tensor, velocity: Tensor | None, g: Tensor, step_size: Tensor, noise: Tensor | None,
     motion: Motion, threads: int,

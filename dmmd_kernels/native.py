@@ -229,8 +229,23 @@ def why_no_flow(x: Tensor, kernel: Lowered | None) -> str | None:
     """As why_not, for `flow`; for `flow_update` without a kernel."""
     if reason := _loaded()[1]:
         return reason
-    if not x.is_cpu:
-        return f"its flow runs on CPU tensors, got {x.device.type}"
+    if x.is_cpu:
+        return None
+    library = _library()
+    if kernel is None or not x.is_cuda or not library.built_with_cuda:
+        built = "" if library.built_with_cuda else ", in a build without nvcc"
+        return f"this runs on CPU tensors, got {x.device.type}{built}"
+    return _why_not_on_gpu(x, kernel)
+
+
+def _why_not_on_gpu(x: Tensor, kernel: Lowered) -> str | None:
+    most, components = _library().max_gpu_flow_d, _library().max_gpu_flow_components
+    if x.dtype != torch.float32:
+        return f"on a GPU its flow takes float32, got {x.dtype}"
+    if x.shape[-1] > most:
+        return f"on a GPU its flow takes d ≤ {most}, got {x.shape[-1]}"
+    if sum(len(m.names) for m in kernel.mixtures) >= components:
+        return f"on a GPU its flow takes kernels of fewer than {components} components"
     return None
 
 
@@ -250,11 +265,16 @@ def flow(
     first_step: int = 0,
     first_flow: int = 0,
 ) -> None:
+    """As reference.flow; on a GPU queued on the current stream."""
     radial, polynomial = _radial_and_polynomial(kernel)
     motion = _library().Motion(momentum, max_norm or 0.0, seed, first_flow, first_step)
     sizes, spreads = _column(step_size), _column(noise)
-    how = (*radial, *polynomial, sizes, spreads, motion, failed[None], torch.get_num_threads())
-    _library().flow(x, velocity, y, _column(w), *how)
+    task = (x, velocity, y, _column(w), *radial, *polynomial, sizes, spreads, motion, failed[None])
+    if x.is_cpu:
+        return _library().flow(*task, torch.get_num_threads())
+    bytes_ = _library().flow_workspace(*x.shape[:2], y.shape[1], x.shape[2])
+    workspace = torch.empty(1, bytes_, dtype=torch.uint8, device=x.device)
+    _library().flow_on_gpu(*task, workspace, torch.cuda.current_stream(x.device).cuda_stream)
 
 
 def flow_update(

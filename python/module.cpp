@@ -209,6 +209,29 @@ void flow(Tensor x, Tensor velocity, Tensor y, Tensor w, Tensor radial_params, c
   });
 }
 
+/// As flow, for tensors of the current CUDA device, queued on a stream.
+void flow_on_gpu(Tensor x, Tensor velocity, Tensor y, Tensor w, Tensor radial_params,
+                 const Kernel& radial, Tensor polynomial_params, const Kernel& polynomial,
+                 Tensor step_size, Tensor noise, const Motion& motion, Tensor failed,
+                 Tensor workspace, uintptr_t stream) {
+  py::gil_scoped_release release;
+  const auto flow = make_flow<float>(x, velocity, y, w, radial_params, radial, polynomial_params,
+                                     polynomial, step_size, noise, motion, failed, 1);
+  if (workspace.columns < dmmd::cuda::flow_workspace(flow))
+    throw std::invalid_argument("flow_on_gpu: the workspace is too small");
+  dmmd::cuda::flow(flow, workspace.data, reinterpret_cast<void*>(stream));
+}
+
+/// Bytes that flow_on_gpu works in, for particles (blocks, n, d) and m data points.
+int64_t flow_workspace(int64_t blocks, int64_t n, int64_t m, int64_t d) {
+  return dmmd::cuda::flow_workspace({.blocks = blocks, .n = n, .m = m, .d = d});
+}
+
+/// How flow_on_gpu would run it on the current device.
+std::string flow_plan(int64_t blocks, int64_t n, int64_t m, int64_t d) {
+  return dmmd::cuda::flow_plan({.blocks = blocks, .n = n, .m = m, .d = d});
+}
+
 void flow_update(Tensor z, Tensor velocity, Tensor g, Tensor step_size, Tensor noise,
                  const Motion& motion, int threads) {
   with_dtype(z, [&](auto one) {
@@ -249,5 +272,10 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("kernel_matrix", &kernel_matrix);
   m.def("quadratic_form", &quadratic_form);
   m.def("flow", &flow);
+  m.def("flow_on_gpu", &flow_on_gpu);
+  m.def("flow_workspace", &flow_workspace);
+  m.def("flow_plan", &flow_plan);
   m.def("flow_update", &flow_update);
+  m.attr("max_gpu_flow_d") = dmmd::cuda::kMaxFlowD;
+  m.attr("max_gpu_flow_components") = dmmd::cuda::kMaxFlowComponents;
 }

@@ -222,14 +222,20 @@ void flow_on_gpu(Tensor x, Tensor velocity, Tensor y, Tensor w, Tensor radial_pa
   dmmd::cuda::flow(flow, workspace.data, reinterpret_cast<void*>(stream));
 }
 
+dmmd::Flow<float> sizes(int64_t blocks, int64_t n, int64_t m, int64_t d) {
+  dmmd::Flow<float> flow;
+  flow.blocks = blocks, flow.n = n, flow.m = m, flow.d = d;
+  return flow;
+}
+
 /// Bytes that flow_on_gpu works in, for particles (blocks, n, d) and m data points.
 int64_t flow_workspace(int64_t blocks, int64_t n, int64_t m, int64_t d) {
-  return dmmd::cuda::flow_workspace({.blocks = blocks, .n = n, .m = m, .d = d});
+  return dmmd::cuda::flow_workspace(sizes(blocks, n, m, d));
 }
 
 /// How flow_on_gpu would run it on the current device.
 std::string flow_plan(int64_t blocks, int64_t n, int64_t m, int64_t d) {
-  return dmmd::cuda::flow_plan({.blocks = blocks, .n = n, .m = m, .d = d});
+  return dmmd::cuda::flow_plan(sizes(blocks, n, m, d));
 }
 
 void flow_update(Tensor z, Tensor velocity, Tensor g, Tensor step_size, Tensor noise,

@@ -55,9 +55,7 @@ def main():
     data = checkerboard(2 * count, generator_of(0))
     start = two_moons(count, generator_of(1))
     trajectory, rate = flow_to(data, start, steps, frames)
-    print(
-        f"{count} particles to {2 * count} points, {steps} steps: {rate:.3g} particle steps a second"
-    )
+    print(f"{count} particles, {2 * count} data points: {rate:.3g} particles × steps per second")
     each = steps // frames
     clouds = [start, *trajectory]
     pictures = [Image.fromarray(draw(z, f"step {i * each}")) for i, z in enumerate(clouds)]

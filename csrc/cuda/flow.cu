@@ -46,6 +46,7 @@ struct BlockTeam : Threads {
   __device__ bool raised(int64_t step) const { return *flag == Flag(step); }
 };
 
+#ifdef _CG_HAS_CLUSTER_GROUP
 /// A cluster: every block has all points, and sends where its own go to all others.
 struct ClusterTeam : Threads {
   Flag* flag;  // shared, of each block
@@ -70,6 +71,10 @@ struct ClusterTeam : Threads {
     for (unsigned b = 0; b < cluster.num_blocks(); ++b) cluster.map_shared_rank(array, b)[at] = v;
   }
 };
+
+#else
+struct ClusterTeam : BlockTeam {};  // before sm_90 there are none, and no plan asks for them
+#endif
 
 /// Blocks (blockIdx.x, flow) for each flow. In one cooperative launch they wait for all blocks of
 /// the grid; in a launch for each step there is nothing to wait for.

@@ -149,7 +149,8 @@ def flow(
     dtype = torch.float32 if x.dtype in _HALVES else x.dtype
     uniform = y.new_full(y.shape[-2:-1], 1 / y.shape[-2], dtype=dtype)
     w = uniform if weights is None else weights
-    batch = common_batch("flow", x=x, y=y, weights=w[..., None])
+    is_batch = x.ndim > 2 or y.ndim > 2 or w.ndim > 1
+    batch = common_batch("flow", x=x, y=y, weights=w[..., None]) if is_batch else torch.Size()
     cloud = blocks(x, batch, 2).to(dtype, copy=True)
     trail = torch.zeros_like(cloud) if momentum else None
     data = blocks(y, batch, 2).to(dtype), blocks(w, batch, 1).to(dtype)

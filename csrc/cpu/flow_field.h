@@ -15,7 +15,7 @@ namespace dmmd::cpu {
 /// Columns x (d, pitch) with a weight each, padded with copies of the last one of weight zero.
 template <class T>
 struct Cloud {
-  int64_t count, columns, d, pitch;
+  int64_t count, columns, d, pitch, uniform = 0;
   Memory<T> memory;
   T *x, *w;
 
@@ -40,6 +40,15 @@ struct Cloud {
     for (int64_t j = 0; j < count; ++j) set(j, points + j * d);
   }
 
+  /// Column j weighs weight_of(j).
+  template <class WeightOf>
+  void weigh(WeightOf weight_of) {
+    const int64_t panel = kFlowPanel / int64_t(sizeof(T));
+    for (int64_t j = 0; j < count; ++j) w[j] = weight_of(j);
+    const bool is_uniform = std::all_of(w, w + count, [&](T v) { return v == w[0]; });
+    uniform = is_uniform ? count / panel * panel : 0;
+  }
+
   void unpack(T* points) const {
     for (int64_t j = 0; j < count; ++j)
       for (int64_t k = 0; k < d; ++k) points[j * d + k] = x[k * pitch + j];
@@ -55,8 +64,8 @@ struct Clouds {
       : particles{{flow.n, flow.d}, {flow.n, flow.d}}, data(flow.m, flow.d) {
     particles[0].fill(flow.x.block(block));
     data.fill(flow.y.block(block));
-    for (Cloud<T>& cloud : particles) std::fill_n(cloud.w, flow.n, T(1) / T(flow.n));
-    for (int64_t j = 0; j < flow.m; ++j) data.w[j] = -flow.w.block(block)[j];
+    for (Cloud<T>& cloud : particles) cloud.weigh([&](int64_t) { return T(1) / T(flow.n); });
+    data.weigh([&](int64_t j) { return -flow.w.block(block)[j]; });
   }
 };
 
@@ -95,8 +104,8 @@ struct Field {
       for (const Cloud<T>* cloud : {&here(), static_cast<const Cloud<T>*>(&clouds.data)})
         if (kernel->components)
           isa<T>().flow_rows({packed, cloud->x, cloud->w, cloud->columns, cloud->pitch, d,
-                              kernel->kernel, kernel->components, kernel->params.at(step, block),
-                              sums});
+                              cloud->uniform, kernel->kernel, kernel->components,
+                              kernel->params.at(step, block), sums});
     for (int r = 0; r < kRows; ++r)
       for (int64_t k = 0; k < kMaxD; ++k) g[r][k] = T(sums[k * kRows + r]);
   }

@@ -32,6 +32,11 @@ struct Exp2<double> {
       2.4022650695910156204e-1,  6.9314718055994533046e-1};
 };
 
+template <bool value_>
+struct Choice {
+  static constexpr bool value = value_;
+};
+
 /// The smaller of a bound and q; NaN stays NaN.
 template <class V>
 DMMD_INLINE V at_most(V bound, V q) {
@@ -76,6 +81,7 @@ DMMD_INLINE void exp2_of_negative(T rate, Vec<T> (&q)[N]) {
 /// last.
 template <class T>
 struct Gaussian {
+  static constexpr bool kIsCheap = true;  // so that a product with the weight shows
   const FlowRows<T>& a;
 
   double factor() const { return -2.0 * double(a.params[0]) * double(a.params[1]); }
@@ -89,6 +95,7 @@ struct Gaussian {
 /// Several gaussians of one distance.
 template <class T>
 struct Gaussians {
+  static constexpr bool kIsCheap = false;
   const FlowRows<T>& a;
 
   double factor() const { return -2.0; }
@@ -111,6 +118,7 @@ struct Gaussians {
 /// Any components, all radial or all polynomial: sum_l lambda scale psi'(scale q).
 template <bool IsRadial, class T>
 struct Components {
+  static constexpr bool kIsCheap = false;
   const FlowRows<T>& a;
 
   double factor() const { return IsRadial ? 2 : 1; }
@@ -138,42 +146,54 @@ struct Components {
   }
 };
 
-/// Rows [row, row + R) of the four, C vectors of columns at a time.
+/// sum[r] += sum_j w_j s(q_rj) pull_rj over columns [j, end), C vectors at a time; without weights
+/// where these are uniform.
+template <int D, int R, int C, bool IsRadial, bool IsWeighted, class Slope, class T>
+DMMD_INLINE void sum_columns(const FlowRows<T>& a, const Slope& slope, const Vec<T> (&z)[R][D],
+                             int64_t j, int64_t end, Vec<T> (&sum)[R][D]) {
+  using V = Vec<T>;
+  for (; j < end; j += C * V::size) {
+    V s[R * C], pull[R * C][D];
+    for (int i = 0; i < R * C; ++i) s[i] = V(0);
+    for (int k = 0; k < D; ++k)
+      for (int i = 0; i < R * C; ++i) {
+        const V x = V::load(a.x + k * a.pitch + j + i / R * V::size);
+        pull[i][k] = IsRadial ? x - z[i % R][k] : x;
+        s[i] = s[i] + pull[i][k] * (IsRadial ? pull[i][k] : z[i % R][k]);
+      }
+    slope.apply(s);
+    for (int i = 0; i < R * C; ++i) {
+      if constexpr (IsWeighted) s[i] = s[i] * V::load(a.w + j + i / R * V::size);
+      for (int k = 0; k < D; ++k) sum[i % R][k] = sum[i % R][k] + s[i] * pull[i][k];
+    }
+  }
+}
+
+/// Rows [row, row + R) of the four.
 template <int D, int R, int C, bool IsRadial, class Slope, class T>
 DMMD_INLINE void sum_rows(const FlowRows<T>& a, const Slope& slope, int row) {
   using V = Vec<T>;
-  V z[R][D];
+  V z[R][D], sum[R][D];
   for (int r = 0; r < R; ++r)
     for (int k = 0; k < D; ++k) z[r][k] = V(a.z[k * kFlowRows + row + r]);
-  for (int64_t begin = 0; begin < a.columns; begin += kColumns) {
-    const int64_t end = begin + kColumns < a.columns ? begin + kColumns : a.columns;
-    V sum[R][D];
-    for (int r = 0; r < R; ++r)
-      for (int k = 0; k < D; ++k) sum[r][k] = V(0);
-    for (int64_t j = begin; j < end; j += C * V::size) {
-      const auto x = [&](int k, int c) { return V::load(a.x + k * a.pitch + j + c * V::size); };
-      V s[R * C], pull[R * C][D];
-      for (int i = 0; i < R * C; ++i) s[i] = V(0);
-      for (int k = 0; k < D; ++k)
-        for (int c = 0; c < C; ++c)
-          for (int r = 0; r < R; ++r) {
-            const int i = c * R + r;
-            pull[i][k] = IsRadial ? x(k, c) - z[r][k] : x(k, c);
-            s[i] = s[i] + pull[i][k] * (IsRadial ? pull[i][k] : z[r][k]);
-          }
-      slope.apply(s);
-      for (int c = 0; c < C; ++c)
-        for (int r = 0; r < R; ++r) {
-          const int i = c * R + r;
-          s[i] = s[i] * V::load(a.w + j + c * V::size);
-          for (int k = 0; k < D; ++k) sum[r][k] = sum[r][k] + s[i] * pull[i][k];
-        }
+  const auto add = [&](auto weighted, int64_t begin, int64_t end, double factor) {
+    for (; begin < end; begin += kColumns) {
+      for (int r = 0; r < R; ++r)
+        for (int k = 0; k < D; ++k) sum[r][k] = V(0);
+      const int64_t stop = begin + kColumns < end ? begin + kColumns : end;
+      sum_columns<D, R, C, IsRadial, decltype(weighted)::value>(a, slope, z, begin, stop, sum);
+      for (int r = 0; r < R; ++r)
+        for (int k = 0; k < D; ++k)
+          a.g[k * kFlowRows + row + r] += factor * dmmd::cpu::DMMD_ISA::sum(sum[r][k]);
     }
-    const double factor = IsRadial ? -slope.factor() : slope.factor();
-    for (int r = 0; r < R; ++r)
-      for (int k = 0; k < D; ++k)
-        a.g[k * kFlowRows + row + r] += factor * dmmd::cpu::DMMD_ISA::sum(sum[r][k]);
+  };
+  const double factor = IsRadial ? -slope.factor() : slope.factor();
+  int64_t begin = 0;
+  if constexpr (Slope::kIsCheap) {
+    begin = a.uniform;
+    add(Choice<false>(), 0, begin, factor * double(*a.w));
   }
+  add(Choice<true>(), begin, a.columns, factor);
 }
 
 // Two rows and two vectors of columns: four pairs in step hide the latency of each.

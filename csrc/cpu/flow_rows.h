@@ -18,6 +18,7 @@ struct FlowRows {
   const T* z;
   const T *x, *w;  // coordinate k of column j: x[k * pitch + j]
   int64_t columns, pitch, d;
+  int64_t uniform;          // the first columns, whole panels, that all have the weight w[0]
   const Component* kernel;  // all radial, or all polynomial
   int64_t components;
   const T* params;  // (components, 3)

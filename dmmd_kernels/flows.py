@@ -7,7 +7,7 @@
 All particles see the old positions. With noise the gradient is read at shifted points while the
 cloud itself stays where it is; that lets particles leave flat regions of f where the plain flow
 stalls. All steps of all flows run inside the backend; where it has no flow of its own, the loop of
-reference.py runs on its gradient.
+motion.py runs on its gradient.
 """
 
 import time
@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dmmd_kernels import native, reference
+from dmmd_kernels import motion, native, reference
 from dmmd_kernels.backend import BackendError, pick
 from dmmd_kernels.kernels import Kernel, Lowered
 from dmmd_kernels.ops import mmd2, witness_grad
@@ -231,7 +231,7 @@ def flow_update(
     batch, flat = z.shape[:-2], lambda t: None if t is None else t.view(-1, *z.shape[-2:])
     one = lambda name, value: schedule(name, value, 1, batch, z)[0]
     has_noise = not is_zero(noise)
-    run = native if backend in ("auto", "native") and _can_update(z, backend) else reference
+    run = native if backend in ("auto", "native") and _can_update(z, backend) else motion
     with torch.cuda.device_of(z):
         run.flow_update(
             flat(z),
@@ -249,9 +249,10 @@ def flow_update(
 
 
 def _runner(backend: str, x: Tensor, kernel: Lowered, precision: str) -> Callable[..., None]:
-    """The flow of the first able backend, or the reference's loop on its gradient."""
+    """The flow of the first able backend, or motion.py's loop on its gradient."""
     if not kernel.mixtures:
-        return reference.flow  # closed forms: linear kernels have no pairs
+        # Closed forms: linear kernels have no pairs.
+        return partial(motion.flow, potential_grad=reference.potential_grad)
     if backend in ("auto", "native"):
         reason = native.why_no_flow(x, kernel)
         if reason is None:
@@ -260,7 +261,7 @@ def _runner(backend: str, x: Tensor, kernel: Lowered, precision: str) -> Callabl
             raise BackendError(f"backend='native' cannot run this call: {reason}")
     module = pick(backend, x, kernel.mixtures[0], precision)
     gradient = partial(module.potential_grad, precision=precision)
-    return partial(reference.flow, potential_grad=gradient)
+    return partial(motion.flow, potential_grad=gradient)
 
 
 def _can_update(z: Tensor, backend: str) -> bool:

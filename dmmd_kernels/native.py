@@ -265,7 +265,7 @@ def flow(
     first_step: int = 0,
     first_flow: int = 0,
 ) -> None:
-    """As reference.flow; on a GPU queued on the current stream."""
+    """As motion.flow; on a GPU queued on the current stream."""
     radial, polynomial = _radial_and_polynomial(kernel)
     motion = _library().Motion(momentum, max_norm or 0.0, seed, first_flow, first_step)
     sizes, spreads = _column(step_size), _column(noise)

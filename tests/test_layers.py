@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dmmd_kernels"
 # Each layer may import the layers before it, never those after it or beside it.
 LAYERS = [
     ["kernels", "philox"],
-    ["reference", "native", "_triton"],
+    ["reference", "native", "_triton", "motion"],
     ["backend"],
     ["ops"],
     ["losses", "flows", "two_sample", "bandwidth", "diffusion", "models", "distributed"],

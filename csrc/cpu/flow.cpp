@@ -6,7 +6,6 @@
 // the order of the columns, so results are bitwise equal for any number of threads and for any
 // company in the batch.
 #include <algorithm>
-#include <exception>
 
 #include "flow_field.h"
 #include "flow_sweeps.h"
@@ -35,29 +34,10 @@ int64_t run_large(const Flow<T>& flow, int64_t block, int threads) {
   Sweeps<T> sweeps(flow, block);
   const auto [end, now] = run_team(int(std::min<int64_t>(threads, sweeps.parts)),
                                    [&](Team& team, int& now) { return sweeps.run(team, now); });
+  sweeps.error.rethrow();
   std::copy_n(sweeps.u[now].begin(), sweeps.z.size(), flow.x.block(block));
   return end;
 }
-
-/// The first exception of a parallel loop, whose body must not throw.
-class FirstError {
- public:
-  template <class Body>
-  void guard(Body body) {
-    try {
-      body();
-    } catch (...) {
-      if (!claimed_.test_and_set()) error_ = std::current_exception();
-    }
-  }
-  void rethrow() const {
-    if (error_) std::rethrow_exception(error_);
-  }
-
- private:
-  std::atomic_flag claimed_ = ATOMIC_FLAG_INIT;
-  std::exception_ptr error_;
-};
 
 }  // namespace
 
@@ -70,21 +50,17 @@ void flow(const Flow<T>& flow) {
   const double pairs = double(flow.n) * double(flow.n + flow.m) * double(flow.d);
   const bool flows =
       flow.blocks % threads == 0 || flow.blocks >= 4 * threads || pairs < kWorthATeam;
-  FirstError error;
   const auto run = [&](int64_t block, int team) {
     if (flow.failed[block] >= 0) return;
-    error.guard([&] {
-      const auto run_one = flow.d <= kMaxFlowD ? run_small<T> : run_large<T>;
-      if (const int64_t stopped = run_one(flow, block, team))
-        flow.failed[block] = flow.first_step + stopped;
-    });
+    const auto run_one = flow.d <= kMaxFlowD ? run_small<T> : run_large<T>;
+    if (const int64_t stopped = run_one(flow, block, team))
+      flow.failed[block] = flow.first_step + stopped;
   };
   if (flows) {
     parallel_for(flow.blocks, threads, [&](int64_t block, int) { run(block, 1); });
   } else {
     for (int64_t block = 0; block < flow.blocks; ++block) run(block, threads);
   }
-  error.rethrow();
 }
 
 template <class T>

@@ -20,6 +20,7 @@ struct Sweeps {
   const Flow<T>& flow;
   int64_t block, parts, rows;
   std::vector<T> u[2], w, z, g, other;
+  FirstError error;  // of the sweeps, which may lack memory; the team then stops at that step
 
   Sweeps(const Flow<T>& flow, int64_t block)
       : flow(flow),
@@ -82,9 +83,13 @@ struct Sweeps {
     for (int64_t step = 0; step < flow.steps; ++step) {
       for (int64_t part = team.rank; part < parts; part += team.size) {
         const int64_t row = std::min(part * rows, flow.n), end = std::min(row + rows, flow.n);
-        shift(now, step, row, end);
-        sweep(now, step, row, end);
-        if (!move(now, step, row, end)) team.raise(step + 1);
+        bool finite = false;
+        error.guard([&] {
+          shift(now, step, row, end);
+          sweep(now, step, row, end);
+          finite = move(now, step, row, end);
+        });
+        if (!finite) team.raise(step + 1);
       }
       team.sync();
       if (team.raised(step + 1)) return step + 1;

@@ -56,9 +56,11 @@ tsan:
 	cmake --build build/tsan
 	ctest --test-dir build/tsan --output-on-failure
 
+# A register that is spilled is an error; ptxas says what each kernel takes.
 cuda:  ## compiles the CUDA code where there is a compiler for it; running it is benchmarks/gpu.sh
 	@if command -v nvcc >/dev/null; then set -ex; \
-	  cmake -S . -B build/cuda -G Ninja -DDMMD_BUILD_PYTHON=OFF -DDMMD_CUDA=ON; \
+	  cmake -S . -B build/cuda -G Ninja -DDMMD_BUILD_PYTHON=OFF -DDMMD_CUDA=ON \
+	    -DCMAKE_CUDA_FLAGS=-Xptxas=-v,--warn-on-spills,--warning-as-error; \
 	  cmake --build build/cuda; \
 	else echo 'skipped: there is no nvcc on PATH'; fi
 

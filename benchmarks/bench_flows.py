@@ -1,4 +1,4 @@
-"""One step of the MMD flow: dmmd_kernels.flow with steps=1, where the queries are the particles.
+"""The MMD flow: one step, where the queries are the particles, and FLOW_STEPS of them in one call.
 
 Small clouds in the plane, where overhead is what counts; a batch of them; a latent space.
 """
@@ -21,3 +21,18 @@ SHAPES = {
 @compare("flow_step", SHAPES)
 def bench_flow_step(measure, provider, case):
     measure("flow_step", provider, case)
+
+
+FLOWS = {
+    "small": {"cpu": [(64, 100, 2)], "cuda": [(200, 1000, 2)]},
+    "default": {
+        "cpu": [(200, 1000, 2), (200, 1000, 2, 64), (2000, 2000, 2), (200, 1000, 32)],
+        "cuda": [(200, 1000, 2), (200, 1000, 2, 1024), (2000, 2000, 2), (200, 1000, 32)],
+    },
+    "large": {"cpu": [(10000, 10000, 2)], "cuda": [(50000, 50000, 2)]},
+}
+
+
+@compare("flow", FLOWS)
+def bench_flow(measure, provider, case):
+    measure("flow", provider, case)

@@ -30,6 +30,7 @@ from pathlib import Path
 NEAR = 8  # up to this d, differences are the better way to a distance
 EXP_SLOTS = {"AVX512": 6, "AVX2": 10, "DEFAULT": 10}  # range reduction, degree 5, scaling
 _FLOAT = 4
+FLOW_STEPS = 100  # of the op "flow"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def work(op: str, n: int, m: int, d: int, batch: int = 0) -> Work:
         "witness": (n * both, n * both, 0, (n + both) * d + n),
         "witness_grad": (n * both, n * both, n * both, (n + both) * d + n * d),
         "flow_step": (n * both, n * both, n * both, both * d + n * d),
+        "flow": (*[FLOW_STEPS * n * both] * 3, both * d + n * d),
         "mmd2": (half, half, 0, both * d),
         "mmd2_biased": (half, half, 0, both * d),
         # A pair pulls at both of its points.

@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.problems import ROWS, STEP_SIZE, Problem, penalty
+from benchmarks.model import FLOW_STEPS
+from benchmarks.problems import FLOW_STEP_SIZE, ROWS, STEP_SIZE, Problem, penalty
 
 Call = Callable[[], Tensor | tuple[Tensor, ...]]
 
@@ -112,6 +113,11 @@ class Plain:
     def flow_step(self, p, x, y):
         return x - STEP_SIZE * self.witness_grad(p, x, x, y)
 
+    def flow(self, p, x, y):
+        for _ in range(FLOW_STEPS):
+            x = x - FLOW_STEP_SIZE * self.witness_grad(p, x, x, y)
+        return x
+
     def total(self, p, z, x, sigma, skip_diagonal=False):
         k = p.formula.psi(self.t(p, z, x, sigma))
         total = k.sum((-2, -1))
@@ -204,7 +210,7 @@ class Chunked(Plain):
 class Compiled(Plain):
     """`expanded` under torch.compile, one compilation per problem, outside the clock."""
 
-    ops = frozenset({"potential", "witness_grad", "mmd2", "mmd2_grad"})
+    ops = frozenset({"potential", "witness_grad", "mmd2", "mmd2_grad", "flow"})
 
     def __init__(self, is_allowed: Callable[[str, Problem], bool]):
         super().__init__("compiled", expanded)
@@ -218,10 +224,42 @@ class Compiled(Plain):
     def runner(self, op, p):
         torch.compiler.reset()
         compiled = Plain("compiled", expanded)
-        name = op.removesuffix("_grad") if op == "mmd2_grad" else op
+        name = {"mmd2_grad": "mmd2", "flow": "witness_grad"}.get(op, op)
         mode = "max-autotune-no-cudagraphs" if p.case.device == "cuda" else "default"
         setattr(compiled, name, torch.compile(getattr(compiled, name), dynamic=False, mode=mode))
         return compiled.runner(op, p)
+
+
+class InPlace(Plain):
+    """The loop of a flow as fast as eager torch has it: `expanded` in buffers that all steps share,
+    in coordinates scaled once, with what belongs to the data computed once."""
+
+    ops = frozenset({"flow"})
+
+    def __init__(self):
+        super().__init__("in-place", expanded)
+
+    def why_not(self, op, p):
+        if p.case.kernel != "gaussian":
+            return "the loop is written for a gaussian"
+        return super().why_not(op, p)
+
+    def flow(self, p, x, y):
+        n, scale = x.shape[-2], p.sigma * 2**0.5
+        u, w = signed(x, y)
+        u, w = u / scale, w.expand(u.shape[:-1])[..., None]
+        pull, squares = torch.cat([w * u, w], -1), u.square().sum(-1)
+        t = u.new_empty(*u.shape[:-2], n, u.shape[-2])
+        product = torch.addmm if u.ndim == 2 else torch.baddbmm
+        z, size = u[..., :n, :], 2 * FLOW_STEP_SIZE / scale**2
+        for _ in range(FLOW_STEPS):
+            product(squares[..., None, :], z, u.mT, alpha=-2, out=t)
+            t.add_(squares[..., :n, None]).clamp_min_(0).neg_().exp_()
+            pulls = t @ pull
+            z.add_(z * pulls[..., -1:] - pulls[..., :-1], alpha=size)
+            torch.mul(z, 1 / n, out=pull[..., :n, :-1])
+            squares[..., :n] = z.square().sum(-1)
+        return z * scale
 
 
 class ClosedForm:

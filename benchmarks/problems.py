@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 import dmmd_kernels as dk
+from benchmarks.model import FLOW_STEPS
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # dyadic, as in DAN-style losses
 ALPHA = 0.2
+FLOW_STEP_SIZE = 0.5  # of `flow`, far below where steps overshoot and roundings grow
 STEP_SIZE = 10.0  # large, so that rounding the positions does not hide errors of the velocity
 
 
@@ -121,6 +123,7 @@ ROWS = {
     "witness": (-1,),
     "witness_grad": (-2,),
     "flow_step": (-2,),
+    "flow": (-2,),
     "mmd2": (None,),
     "mmd2_biased": (None,),
     "mmd2_linear": (None,),
@@ -135,7 +138,7 @@ _BLOCK = 2**23  # float64 numbers in a block of pairs
 def relative_error(op: str, p: Problem, outputs: Tensor | tuple[Tensor, ...]) -> float:
     """The largest relative L2 error of the outputs; NaN counts as infinite."""
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    if op == "flow_step":
+    if op.startswith("flow"):
         outputs = (outputs[0].double() - p.x.double(),)
     worst = 0.0
     for output, axis, right in zip(outputs, ROWS[op], exact(op, p.case), strict=True):
@@ -160,6 +163,8 @@ def exact(op: str, case: Case) -> tuple[Tensor, ...]:
     queries = z[..., _rows(case.n, p), :]
     particles, data = x[..., _rows(case.n, p), :], y[..., _rows(case.m, p), :]
     u = torch.cat([x, y], -2)
+    if op == "flow":
+        return (_flow(p, x, y)[..., _rows(case.n, p), :],)
     if op == "kernel_matrix":
         return (p.formula.psi(_t(p, queries, y)),)
     if op.startswith("potential"):
@@ -200,6 +205,14 @@ def _field(p: Problem, z: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]
     f = (p.formula.psi(t) * w[..., None, :]).sum(-1)
     pull = p.formula.slope(t) * w[..., None, :]
     return f, (pull.sum(-1, keepdim=True) * z - pull @ x) / p.sigma**2
+
+
+def _flow(p: Problem, x: Tensor, y: Tensor) -> Tensor:
+    """How far the particles get in FLOW_STEPS steps."""
+    z, w = x, torch.cat([_full(p.case.n, 1, x), _full(p.case.m, -1, y)])
+    for _ in range(FLOW_STEPS):
+        z = z - FLOW_STEP_SIZE * _field(p, z, torch.cat([z, y], -2), w)[1]
+    return z - x
 
 
 def _mmd2(p: Problem, x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from functools import cache, partial
 import torch
 
 import dmmd_kernels as dk
+from benchmarks.model import FLOW_STEPS
 from benchmarks.peers import GeomLoss, KeOps
 from benchmarks.plain import (
     Call,
@@ -18,11 +19,12 @@ from benchmarks.plain import (
     ClosedForm,
     Compiled,
     Differences,
+    InPlace,
     Plain,
     cdist,
     expanded,
 )
-from benchmarks.problems import STEP_SIZE, Problem, penalty
+from benchmarks.problems import FLOW_STEP_SIZE, STEP_SIZE, Problem, penalty
 
 MODE = os.environ.get("DMMD_BENCH", "default")
 
@@ -61,8 +63,8 @@ class Ours:
             "mmd2": (p.x, p.y, p.kernel),
             "mmd2_linear": (p.x, p.y, p.kernel),
         }
-        if op == "flow_step":
-            return partial(self.flow_step, p)
+        if op.startswith("flow"):
+            return partial(getattr(self, op), p)
         if op == "mmd2_biased":
             return self.bind(dk.mmd2, p.x, p.y, p.kernel, estimator="biased")
         return self.bind(getattr(dk, op.removesuffix("_linear")), *calls[op])
@@ -73,6 +75,10 @@ class Ours:
     def flow_step(self, p):
         run = self.bind(dk.flow, p.x, p.y, p.kernel, step_size=STEP_SIZE, steps=1)
         return run().particles
+
+    def flow(self, p):
+        how = {"step_size": FLOW_STEP_SIZE, "steps": FLOW_STEPS}
+        return self.bind(dk.flow, p.x, p.y, p.kernel, **how)().particles
 
     def mmd2_grad(self, p):
         return torch.autograd.grad(self.bind(dk.mmd2, *p.leaves, p.kernel)().sum(), p.leaves)
@@ -99,6 +105,8 @@ def _unable(backend: str, device: str) -> str | None:
 
 def _is_worth_compiling(op: str, p: Problem) -> bool:
     """Inductor: seconds to minutes a problem."""
+    if op == "flow":
+        return MODE != "small" and p.case.device == "cpu"
     if MODE == "small" or p.case.batch or p.case.kernel != "gaussian":
         return False
     usual = {"cpu": 2048, "cuda": 8192}[p.case.device]
@@ -125,6 +133,7 @@ PROVIDERS = [
     Plain("expanded", expanded),
     Plain("cdist", cdist),
     Chunked(),
+    InPlace(),
     Compiled(_is_worth_compiling),
     ClosedForm(),
     KeOps(_is_worth_keops),

@@ -32,8 +32,8 @@ struct Batched {
   T* data = nullptr;
   int64_t stride = 0;
 
-  T* block(int64_t b) const { return data + b * stride; }
-  explicit operator bool() const { return data != nullptr; }
+  constexpr T* block(int64_t b) const { return data + b * stride; }
+  constexpr explicit operator bool() const { return data != nullptr; }
 };
 
 /// Points z (n, d) and x (m, d), weights v (n, p) and w (m, p), rows contiguous, for each block.
@@ -49,7 +49,70 @@ struct Problem {
   int threads = 1;             // at most; results do not depend on it
 };
 
+/// A row of numbers for each step and block, strides in elements; a stride of 0: one for all.
+template <class T>
+struct Scheduled {
+  const T* data = nullptr;
+  int64_t step_stride = 0, block_stride = 0;
+
+  constexpr const T* at(int64_t step, int64_t block) const {
+    return data + step * step_stride + block * block_stride;
+  }
+  constexpr explicit operator bool() const { return data != nullptr; }
+};
+
+/// A kernel whose parameters (components, 3) may change from step to step; none without components.
+template <class T>
+struct ScheduledKernel {
+  const Component* kernel = nullptr;
+  int64_t components = 0;
+  Scheduled<T> params;
+};
+
+/// MMD flows of particles x (n, d) to data y (m, d) with weights w (m), one for each block:
+///     f(z)  = sum_i K(z, x_i) / n - sum_j w_j K(z, y_j)
+///     g_i   = grad f(x_i + noise xi_i)                xi: philox.h, of (seed, flow, i, step)
+///     v_i  <- momentum v_i + g_i min(1, max_norm / |g_i|)
+///     x_i  <- x_i - step_size v_i                     for all i at once, `steps` times
+/// K is the sum of a radial and a polynomial kernel, of which one may be absent.
+template <class T>
+struct Flow {
+  int64_t blocks = 1, n = 0, m = 0, d = 0, steps = 0;
+  Batched<T> x, velocity;  // moved in place; without momentum no velocity is needed
+  Batched<const T> y, w;
+  ScheduledKernel<T> radial, polynomial;
+  Scheduled<T> step_size, noise;  // a number each; without noise there is none
+  T momentum = 0, max_norm = 0;   // 0: gradients of any length
+  uint64_t seed = 0;
+  int64_t first_flow = 0, first_step = 0;  // numbers of block 0 and step 0, in noise and `failed`
+  int64_t* failed =
+      nullptr;      // (blocks): the step after which a particle was not finite, from 1, or
+                    // -1; a flow that fails stays where it was before and moves no more
+  int threads = 1;  // at most; results do not depend on it, nor on how steps are cut
+};
+
+/// One update along given gradients g (n, d): v <- momentum v + g min(1, max_norm / |g|),
+/// z <- z - step_size v + noise xi, for each block.
+template <class T>
+struct Update {
+  int64_t blocks = 1, n = 0, d = 0;
+  Batched<T> z, velocity;
+  Batched<const T> g;
+  Scheduled<T> step_size, noise;
+  T momentum = 0, max_norm = 0;
+  uint64_t seed = 0;
+  int64_t first_flow = 0, step = 0;
+  int threads = 1;
+};
+
 namespace cpu {
+
+/// Moves the particles of every flow.
+template <class T>
+void flow(const Flow<T>& flow);
+
+template <class T>
+void flow_update(const Update<T>& update);
 
 /// f[i,:] = sum_j w[j,:] K_ij                                                          (n, p)
 template <class T>
@@ -103,12 +166,19 @@ namespace cuda {
 /// False when the library was built without a CUDA compiler; the functions below then throw.
 bool built();
 
-/// As cpu::potential for radial kernels and p = 1, queued on `stream` (a cudaStream_t) of the
-/// current device; every pointer but `kernel` is the device's.
-void potential(const Problem<float>& problem, float* f, void* stream);
+/// Coordinates, components of a kernel and steps that a call of `flow` takes at most.
+constexpr int64_t kMaxFlowD = 32;
+constexpr int64_t kMaxFlowComponents = 16;
 
-/// As cpu::potential_grad, likewise.
-void potential_grad(const Problem<float>& problem, float* g, void* stream);
+/// Bytes of device memory that `flow` works in.
+int64_t flow_workspace(const Flow<float>& flow);
+
+/// How `flow` would run it on the current device: "block", "cluster", "grid" or "steps".
+const char* flow_plan(const Flow<float>& flow);
+
+/// As cpu::flow, queued on `stream` (a cudaStream_t) of the current device; every pointer but those
+/// to the kernels' components is the device's. `failed` is written by then too.
+void flow(const Flow<float>& flow, void* workspace, void* stream);
 
 }  // namespace cuda
 }  // namespace dmmd

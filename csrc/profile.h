@@ -9,7 +9,9 @@
 
 #ifdef __CUDACC__
 #define DMMD_HOST_DEVICE __host__ __device__ inline
+#define DMMD_UNROLL _Pragma("unroll")
 #else
+#define DMMD_UNROLL
 #define DMMD_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 

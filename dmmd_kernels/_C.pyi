@@ -1,9 +1,16 @@
 from torch import Tensor
 
 built_with_cuda: bool
+max_gpu_flow_d: int
+max_gpu_flow_components: int
 
 class Kernel:
     def __init__(self, profiles: str) -> None: ...
+
+class Motion:
+    def __init__(
+        self, momentum: float, max_norm: float, seed: int, first_flow: int, first_step: int
+    ) -> None: ...
 
 def use_exchange(api: object) -> None: ...
 def instruction_set() -> str: ...
@@ -37,4 +44,20 @@ def kernel_matrix(
 def quadratic_form(
     u: Tensor, v: Tensor, w: Tensor, params: Tensor, kernel: Kernel, skip_diagonal: bool,
     threads: int, s: Tensor, g: Tensor | None, q: Tensor | None,
+) -> None: ...  # fmt: skip
+def flow(
+    x: Tensor, velocity: Tensor | None, y: Tensor, w: Tensor, radial_params: Tensor | None,
+    radial: Kernel, polynomial_params: Tensor | None, polynomial: Kernel, step_size: Tensor,
+    noise: Tensor | None, motion: Motion, failed: Tensor, threads: int,
+) -> None: ...  # fmt: skip
+def flow_on_gpu(
+    x: Tensor, velocity: Tensor | None, y: Tensor, w: Tensor, radial_params: Tensor | None,
+    radial: Kernel, polynomial_params: Tensor | None, polynomial: Kernel, step_size: Tensor,
+    noise: Tensor | None, motion: Motion, failed: Tensor, workspace: Tensor, stream: int,
+) -> None: ...  # fmt: skip
+def flow_workspace(blocks: int, n: int, m: int, d: int) -> int: ...
+def flow_plan(blocks: int, n: int, m: int, d: int) -> str: ...
+def flow_update(
+    z: Tensor, velocity: Tensor | None, g: Tensor, step_size: Tensor, noise: Tensor | None,
+    motion: Motion, threads: int,
 ) -> None: ...  # fmt: skip

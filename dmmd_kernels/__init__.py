@@ -2,7 +2,7 @@
 
 from dmmd_kernels.backend import BackendError, regime
 from dmmd_kernels.bandwidth import mean_sigma, median_sigma, sigma_range
-from dmmd_kernels.flows import FlowResult, flow, velocity
+from dmmd_kernels.flows import FlowError, FlowResult, flow, flow_update, velocity
 from dmmd_kernels.kernels import (
     Kernel,
     energy,
@@ -43,6 +43,7 @@ __all__ = [
     "AggregatedResult",
     "BackendError",
     "EnergyLoss",
+    "FlowError",
     "FlowResult",
     "HeldSample",
     "Kernel",
@@ -52,6 +53,7 @@ __all__ = [
     "aggregated_test",
     "energy",
     "flow",
+    "flow_update",
     "gaussian",
     "hold",
     "imq",

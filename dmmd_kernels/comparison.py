@@ -41,6 +41,8 @@ FRESH_SETS = 10
 class FixedWidth:
     """k(x, y; t): a Gaussian of width σ(t) given by hand, on the points themselves."""
 
+    on_points = True
+
     def __init__(self, sigma: Callable[[Tensor], Tensor]) -> None:
         self.sigma = sigma
 

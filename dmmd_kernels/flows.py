@@ -1,20 +1,41 @@
 """Gradient flow of MMD² over particles (Arbel, Korba, Salim and Gretton, NeurIPS 2019).
 
-    x ← x - step_size · ∇f(x + noise · ξ),    f the witness of the particles x against the data y
+    g_i = ∇f(x_i + noise · ξ_i),    f the witness of the particles x against the data y
+    v_i ← momentum · v_i + g_i · min(1, max_norm / |g_i|)
+    x_i ← x_i - step_size · v_i
 
 All particles see the old positions. With noise the gradient is read at shifted points while the
 cloud itself stays where it is; that lets particles leave flat regions of f where the plain flow
-stalls.
+stalls. All steps of all flows run inside the backend; where it has no flow of its own, the loop of
+motion.py runs on its gradient.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from dmmd_kernels.kernels import Kernel
+from dmmd_kernels import motion, native, reference
+from dmmd_kernels.backend import BackendError, pick
+from dmmd_kernels.kernels import Kernel, Lowered
 from dmmd_kernels.ops import mmd2, witness_grad
+from dmmd_kernels.ops.checks import common_batch
+from dmmd_kernels.ops.flow_inputs import (
+    blocks,
+    check_counts,
+    check_flow,
+    check_no_grad,
+    check_update,
+    is_zero,
+    seed_of,
+)
+from dmmd_kernels.ops.schedules import Schedule, kernel_at, kernel_rows, rows, schedule, tables
+
+_HALVES = (torch.float16, torch.bfloat16)
+_PIECE_S = 0.2  # how long one call into a backend may take: what Ctrl-C waits for
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,22 @@ class FlowResult:
     mmd2: Tensor | None = None
 
 
+class FlowError(FloatingPointError):
+    """Particles became infinite or NaN.
+
+    Attributes:
+        flow: the index of the flow in the batch, () without one.
+        step: the number of the step after which it happened, from 1.
+        result: FlowResult; flows that failed stay where they were before that step, all others have
+            done all their steps.
+    """
+
+    def __init__(self, flow: tuple[int, ...], step: int, result: FlowResult) -> None:
+        who = f"particles of flow {flow}" if flow else "particles"
+        super().__init__(f"flow: {who} are not finite after step {step}; take a smaller step_size")
+        self.flow, self.step, self.result = flow, step, result
+
+
 def velocity(
     z: Tensor,
     x: Tensor,
@@ -45,85 +82,234 @@ def velocity(
     return -witness_grad(z, x, y, kernel, backend=backend, precision=precision)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def flow(
     x: Tensor,
     y: Tensor,
     kernel: Kernel,
     *,
-    step_size: float | Sequence[float],
+    step_size: Schedule,
     steps: int,
-    noise: float | Sequence[float] = 0.0,
+    noise: Schedule = 0.0,
+    weights: Tensor | None = None,
+    momentum: float = 0.0,
+    max_norm: float | None = None,
+    seed: int | None = None,
     generator: torch.Generator | None = None,
+    first_step: int = 0,
+    first_flow: int = 0,
     record_every: int | None = None,
+    callback: Callable[[int, Tensor], None] | None = None,
+    callback_every: int | None = None,
     backend: str = "auto",
     precision: str = "highest",
 ) -> FlowResult:
-    """Runs the MMD flow of the particles x to the data y.
+    """Runs MMD flows of the particles x to the data y, all steps in one call.
+
+    The batch dimensions of x are flows that do not feel each other; each moves bit for bit as it
+    would alone. A schedule is a number, one number per step, or a tensor that broadcasts to
+    (steps, …), … the batch shape. A parameter of the kernel has the batch shape, or one dimension
+    more and is a schedule: dk.gaussian(sigma) with sigma (steps,) for one flow.
 
     Args:
         x: particles, (…, N, d); left as they are.
         y: data, (…, M, d) or (M, d).
         kernel: see dmmd_kernels.kernels.
-        step_size: one number, or one per step.
+        step_size: a schedule.
         steps: how many steps.
-        noise: standard deviation of the shift at which the gradient is read; a number, or one per
-            step (let it shrink).
-        generator: the source of the noise.
+        noise: a schedule; the standard deviation of the shift at which the gradient is read. Let it
+            shrink.
+        weights: of the data, (…, M) or (M,), used as they are; 1/M each when None.
+        momentum: 0 ≤ momentum < 1.
+        max_norm: gradients g_i longer than this are shortened to it.
+        seed: of the noise, a function of (seed, flow, particle, step); drawn from `generator`, or
+            from torch's own, when None.
+        generator: see seed.
+        first_step, first_flow: numbers of the first step and the first flow, in the noise and in
+            messages: for a run that goes on from another, or a batch cut over devices.
         record_every: keep particles and unbiased MMD² after every so many steps.
-        backend, precision: as in `potential`.
+        callback: called as callback(step, particles) after every callback_every steps.
+        callback_every: a hundredth of the steps when None.
+        backend: "auto", "native", "triton" or "reference".
+        precision: as in `potential`.
 
     Returns:
         FlowResult. Nothing here is differentiable.
 
     Raises:
-        ValueError: steps or record_every is not positive, a schedule has another length than steps,
-            or an input requires grad.
-        FloatingPointError: particles became infinite or NaN; the message names the step.
+        TypeError, ValueError: the inputs do not fit together, a schedule has another length than
+            steps, or an input requires grad.
+        FlowError: particles became infinite or NaN. It is a FloatingPointError, names flow and
+            step, and holds the last finite state.
+        BackendError: the named backend cannot run the call.
     """
-    step_sizes = _schedule("step_size", step_size, steps)
-    noises = _schedule("noise", noise, steps)
-    _check(x, y, kernel, record_every)
-    records = []
-    for number, (size, spread) in enumerate(zip(step_sizes, noises, strict=True), start=1):
-        z = x
-        if spread > 0:
-            xi = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            z = x + spread * xi
-        x = x + size * velocity(z, x, y, kernel, backend=backend, precision=precision)
-        if record_every and number % record_every == 0:
-            _check_finite(x, number)
-            records.append((x, mmd2(x, y, kernel, backend=backend, precision=precision)))
-    _check_finite(x, steps)
-    if not records:
-        return FlowResult(x)
-    trajectory, curve = (torch.stack(parts) for parts in zip(*records, strict=True))
-    return FlowResult(x, trajectory, curve)
+    check_flow(x, y, weights, kernel, step_size, noise)
+    check_counts(steps, momentum, max_norm, record_every, callback_every)
+    dtype = torch.float32 if x.dtype in _HALVES else x.dtype
+    uniform = y.new_full(y.shape[-2:-1], 1 / y.shape[-2], dtype=dtype)
+    w = uniform if weights is None else weights
+    is_batch = x.ndim > 2 or y.ndim > 2 or w.ndim > 1
+    batch = common_batch("flow", x=x, y=y, weights=w[..., None]) if is_batch else torch.Size()
+    cloud = blocks(x, batch, 2).to(dtype, copy=True)
+    trail = torch.zeros_like(cloud) if momentum else None
+    data = blocks(y, batch, 2).to(dtype), blocks(w, batch, 1).to(dtype)
+    table = tables(kernel.lower(cloud), steps, batch)
+    sizes = schedule("step_size", step_size, steps, batch, cloud)
+    spreads = None if is_zero(noise) else schedule("noise", noise, steps, batch, cloud)
+    failed = torch.full(cloud.shape[:1], -1, dtype=torch.int64, device=x.device)
+    run = partial(_runner(backend, cloud, table, precision), cloud, trail, *data, failed=failed)
+    run = partial(run, momentum=momentum, max_norm=max_norm, first_flow=first_flow)
+    run = partial(run, seed=0 if spreads is None else seed_of(seed, generator))
 
-
-def _schedule(name: str, value: float | Sequence[float], steps: int) -> list[float]:
-    if steps < 1:
-        raise ValueError(f"flow: steps must be at least 1, got {steps}")
-    values = [float(value)] * steps if isinstance(value, int | float) else [float(v) for v in value]
-    if len(values) != steps:
-        raise ValueError(
-            f"flow: {name} must be one number or {steps}, one per step, got {len(values)}"
-        )
-    return values
-
-
-def _check(x: Tensor, y: Tensor, kernel: Kernel, record_every: int | None) -> None:
-    if record_every is not None and record_every < 1:
-        raise ValueError(f"flow: record_every must be at least 1 or None, got {record_every}")
-    if any(t.requires_grad for t in (x, y, *kernel.parameters)):
-        raise ValueError(
-            "flow: inputs must not require grad, since the flow is not differentiable; "
-            "pass .detach(), or write the loop with witness_grad"
+    def advance(start: int, end: int) -> None:
+        run(
+            kernel=kernel_rows(table, start, end),
+            step_size=rows(sizes, start, end).expand(end - start, -1),
+            noise=None if spreads is None else rows(spreads, start, end),
+            first_step=first_step + start,
         )
 
+    reached = lambda: cloud.to(x.dtype, copy=True).reshape(*batch, *x.shape[-2:])
+    records: list[tuple[Tensor, Tensor]] = []
+    every = callback_every or max(1, steps // 100)
+    stops = [s for s in (record_every, every if callback else None) if s]
+    for end in _pieces(advance, steps, stops, _guess(cloud, y), x.device):
+        if record_every and end % record_every == 0:
+            now = kernel_at(kernel, end - 1, batch)
+            gap = mmd2(reached(), y, now, weights_y=weights, backend=backend, precision=precision)
+            records.append((reached(), gap))
+        if callback and end % every == 0:
+            callback(end, reached())
+    trajectory, curve = map(torch.stack, zip(*records, strict=True)) if records else (None, None)
+    result = FlowResult(reached(), trajectory, curve)
+    _check_finite(failed, batch, first_flow, result)
+    return result
 
-def _check_finite(x: Tensor, step: int) -> None:
-    if not torch.isfinite(x).all():
-        raise FloatingPointError(
-            f"flow: particles are not finite after step {step}; take a smaller step_size"
+
+@torch.compiler.disable
+@torch.no_grad()
+def flow_update(
+    z: Tensor,
+    g: Tensor,
+    *,
+    step_size: float | Tensor,
+    velocity: Tensor | None = None,
+    momentum: float = 0.0,
+    max_norm: float | None = None,
+    noise: float | Tensor = 0.0,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    step: int = 0,
+    first_flow: int = 0,
+    backend: str = "auto",
+) -> Tensor:
+    """One update of a batch of clouds along gradients from elsewhere, as from a network; in place.
+
+        v ← momentum · v + g · min(1, max_norm / |g|)
+        z ← z - step_size · v + noise · ξ
+
+    Args:
+        z: particles, (…, N, d), contiguous; overwritten.
+        g: gradients of the same shape.
+        step_size: a number, or one per flow, (…,).
+        velocity: v, of the shape of z, contiguous; overwritten. Needed with momentum.
+        momentum, max_norm, seed, generator, first_flow, backend: as in `flow`.
+        noise: standard deviation of what is added; a number, or one per flow, (…,).
+        step: the number of the step, in the noise.
+
+    Returns:
+        z.
+
+    Raises:
+        TypeError, ValueError: the inputs do not fit together, or one requires grad.
+        BackendError: the named backend cannot run the call.
+    """
+    named = {"z": z, "g": g} | ({} if velocity is None else {"velocity": velocity})
+    check_update(named, momentum, max_norm)
+    check_no_grad("flow_update", *named.values(), step_size, noise)
+    batch, flat = z.shape[:-2], lambda t: None if t is None else t.view(-1, *z.shape[-2:])
+    one = lambda name, value: schedule(name, value, 1, batch, z)[0]
+    has_noise = not is_zero(noise)
+    run = native if backend in ("auto", "native") and _can_update(z, backend) else motion
+    with torch.cuda.device_of(z):
+        run.flow_update(
+            flat(z),
+            flat(velocity),
+            g.reshape(-1, *z.shape[-2:]),
+            one("step_size", step_size),
+            one("noise", noise) if has_noise else None,
+            momentum=momentum,
+            max_norm=max_norm,
+            seed=seed_of(seed, generator) if has_noise else 0,
+            step=step,
+            first_flow=first_flow,
         )
+    return z
+
+
+def _runner(backend: str, x: Tensor, kernel: Lowered, precision: str) -> Callable[..., None]:
+    """The flow of the first able backend, or motion.py's loop on its gradient."""
+    if not kernel.mixtures:
+        # Closed forms: linear kernels have no pairs.
+        return partial(motion.flow, potential_grad=reference.potential_grad)
+    if backend in ("auto", "native"):
+        reason = native.why_no_flow(x, kernel)
+        if reason is None:
+            return native.flow
+        if backend == "native":
+            raise BackendError(f"backend='native' cannot run this call: {reason}")
+    module = pick(backend, x, kernel.mixtures[0], precision)
+    gradient = partial(module.potential_grad, precision=precision)
+    return partial(motion.flow, potential_grad=gradient)
+
+
+def _can_update(z: Tensor, backend: str) -> bool:
+    reason = native.why_no_flow(z, None)
+    if reason and backend == "native":
+        raise BackendError(f"backend='native' cannot run this call: {reason}")
+    return reason is None
+
+
+def _pieces(
+    advance: Callable[[int, int], None], steps: int, stops: list[int], guess_s: float, device
+) -> Iterator[int]:
+    """Advances to multiples of the stops and to the end, and yields where it is.
+
+    A piece is as many steps as are thought to take _PIECE_S, by the time the last ones took:
+    between two pieces Python sees a Ctrl-C. Results do not depend on the cut.
+    """
+    done, per_piece = 0, max(1, int(_PIECE_S / guess_s))
+    while done < steps:
+        end = min(done + per_piece, steps, *(done - done % stop + stop for stop in stops))
+        begin = time.perf_counter()
+        advance(done, end)
+        if device.type == "cuda" and end < steps and not torch.cuda.is_current_stream_capturing():
+            torch.cuda.current_stream(device).synchronize()
+        took = (time.perf_counter() - begin) / (end - done)
+        per_piece = max(1, min(int(_PIECE_S / max(took, 1e-9)), 8 * per_piece))
+        done = end
+        if done == steps or any(done % stop == 0 for stop in stops):
+            yield done
+
+
+def _guess(x: Tensor, y: Tensor) -> float:
+    """Seconds that a step may take, before one has been timed."""
+    blocks, n, d = x.shape
+    return 1e-9 * (1 + blocks * n * (n + y.shape[-2]) * (1 + d / 8))
+
+
+def _check_finite(failed: Tensor, batch: torch.Size, first_flow: int, result: FlowResult) -> None:
+    """
+    Raises:
+        FlowError: naming the flow that failed first.
+    """
+    if failed.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # a graph cannot ask
+    steps = failed.tolist()
+    broken = [(step, block) for block, step in enumerate(steps) if step >= 0]
+    if not broken:
+        return
+    step, block = min(broken)
+    index = torch.unravel_index(torch.tensor(block), batch) if batch else ()
+    raise FlowError(tuple(map(int, index)), step, result)

@@ -160,6 +160,11 @@ class DeepKernel(nn.Module):
             raise ValueError(f"DeepKernel: base={base!r} must come with a width unless linear")
         self.features, self.base, self.width = features, base, width
 
+    @property
+    def on_points(self) -> bool:
+        """Whether φ(x, t) = x, so that particles flow without a network."""
+        return isinstance(self.features, IdentityFeatures)
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """φ(x, t): x (T, B, *shape), t (T,) → (T, B, K)"""
         return self.features(x, t)

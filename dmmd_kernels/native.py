@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmd_kernels.kernels import Mixture
+from dmmd_kernels.kernels import Lowered, Mixture
 
 _HALVES = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_HALVES)
@@ -223,3 +223,101 @@ def _empty_points(z: Tensor, w: Tensor, *others: Tensor | None) -> Tensor:
 
 def _floats(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.float() for t in tensors]
+
+
+def why_no_flow(x: Tensor, kernel: Lowered | None) -> str | None:
+    """As why_not, for `flow`; for `flow_update` without a kernel."""
+    if reason := _loaded()[1]:
+        return reason
+    if x.is_cpu:
+        return None
+    library = _library()
+    if kernel is None or not x.is_cuda or not library.built_with_cuda:
+        built = "" if library.built_with_cuda else ", in a build without nvcc"
+        return f"this runs on CPU tensors, got {x.device.type}{built}"
+    return _why_not_on_gpu(x, kernel)
+
+
+def _why_not_on_gpu(x: Tensor, kernel: Lowered) -> str | None:
+    most, components = _library().max_gpu_flow_d, _library().max_gpu_flow_components
+    if x.dtype != torch.float32:
+        return f"on a GPU its flow takes float32, got {x.dtype}"
+    if x.shape[-1] > most:
+        return f"on a GPU its flow takes d ≤ {most}, got {x.shape[-1]}"
+    if sum(len(m.names) for m in kernel.mixtures) >= components:
+        return f"on a GPU its flow takes kernels of fewer than {components} components"
+    return None
+
+
+def flow(
+    x: Tensor,
+    velocity: Tensor | None,
+    y: Tensor,
+    w: Tensor,
+    kernel: Lowered,
+    step_size: Tensor,
+    noise: Tensor | None,
+    failed: Tensor,
+    *,
+    momentum: float = 0.0,
+    max_norm: float | None = None,
+    seed: int = 0,
+    first_step: int = 0,
+    first_flow: int = 0,
+) -> None:
+    """As motion.flow; on a GPU queued on the current stream."""
+    radial, polynomial = _radial_and_polynomial(kernel)
+    motion = _library().Motion(momentum, max_norm or 0.0, seed, first_flow, first_step)
+    sizes, spreads = _column(step_size), _column(noise)
+    task = (x, velocity, y, _column(w), *radial, *polynomial, sizes, spreads, motion, failed[None])
+    if x.is_cpu:
+        return _library().flow(*task, torch.get_num_threads())
+    bytes_ = _library().flow_workspace(*x.shape[:2], y.shape[1], x.shape[2])
+    workspace = torch.empty(1, bytes_, dtype=torch.uint8, device=x.device)
+    _library().flow_on_gpu(*task, workspace, torch.cuda.current_stream(x.device).cuda_stream)
+
+
+def flow_update(
+    z: Tensor,
+    velocity: Tensor | None,
+    g: Tensor,
+    step_size: Tensor,
+    noise: Tensor | None,
+    *,
+    momentum: float = 0.0,
+    max_norm: float | None = None,
+    seed: int = 0,
+    step: int = 0,
+    first_flow: int = 0,
+) -> None:
+    motion = _library().Motion(momentum, max_norm or 0.0, seed, first_flow, step)
+    sizes = step_size.view(1, -1, 1)
+    spreads = None if noise is None else noise.view(1, -1, 1)
+    _library().flow_update(z, velocity, g, sizes, spreads, motion, torch.get_num_threads())
+
+
+def _radial_and_polynomial(kernel: Lowered) -> list[tuple[Tensor | None, Any]]:
+    """(parameters (S, B, 3L), components) of both kinds; a linear kernel is a polynomial here."""
+    parts = {m.is_radial: m for m in kernel.mixtures}
+    if kernel.linear is not None:
+        line = torch.stack([kernel.linear, *[torch.ones_like(kernel.linear)] * 2], -1)[..., None, :]
+        parts[False] = _joined(parts.get(False), Mixture("polynomial1", line))
+    return [_flat(parts.get(kind)) for kind in (True, False)]
+
+
+def _joined(first: Mixture | None, second: Mixture) -> Mixture:
+    if first is None:
+        return second
+    lead = torch.broadcast_shapes(first.params.shape[:2], second.params.shape[:2])
+    params = torch.cat([m.params.expand(*lead, -1, -1) for m in (first, second)], -2)
+    return Mixture(f"{first.profiles}+{second.profiles}", params)
+
+
+def _flat(mixture: Mixture | None) -> tuple[Tensor | None, Any]:
+    if mixture is None:
+        return None, _parsed("gaussian")
+    return mixture.params.flatten(-2).contiguous(), _parsed(mixture.profiles)
+
+
+def _column(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t[..., None].contiguous()

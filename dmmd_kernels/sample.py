@@ -82,20 +82,55 @@ def adaptive_flow(
         FloatingPointError: particles became infinite or NaN; the message names the level.
     """
     with torch.no_grad():
-        for level in ts:
-            t = torch.full(z.shape[:1], level, device=z.device)
-            a_0, kernel = data_features(deep, x_0, t[:1]), deep.kernel(t)
-            eta = step_length(settings, deep, a_0, t[:1])
-            for _ in range(settings.sample_steps):
-                a = deep(z, t)
-                slope = witness_slope(deep, z, a, a_0, t, kernel, backend=settings.backend)
-                z = z - eta * slope
-            if not torch.isfinite(z).all():
-                raise FloatingPointError(
-                    f"sample: particles are not finite after level t = {level:.3f}; "
-                    "take a smaller step_size"
-                )
-            yield level, z
+        moves = _flow_of_points if getattr(deep, "on_points", False) else _flow_of_features
+        yield from moves(deep, z, x_0, settings, ts)
+
+
+def _flow_of_points(
+    deep: NoiseConditional, z: Tensor, x_0: Tensor, settings: Settings, ts: list[float]
+) -> Iterator[tuple[float, Tensor]]:
+    """All levels are one flow, with tables of σ(t) and η_t."""
+    count = settings.sample_steps
+    t = torch.tensor(ts, device=z.device).to(z)
+    etas = torch.tensor([step_length(settings, deep, x_0.flatten(1), level[None]) for level in t])
+    reached: list[Tensor] = []
+    try:
+        dk.flow(
+            z.flatten(2),
+            x_0.flatten(1),
+            deep.kernel(t.repeat_interleave(count)[:, None]),
+            step_size=etas.repeat_interleave(count),
+            steps=count * len(ts),
+            callback=lambda _, particles: reached.append(particles.view_as(z)),
+            callback_every=count,
+            backend=settings.backend,
+        )
+    except dk.FlowError as error:
+        raise _not_finite(ts[(error.step - 1) // count]) from error
+    yield from zip(ts, reached, strict=True)
+
+
+def _flow_of_features(
+    deep: NoiseConditional, z: Tensor, x_0: Tensor, settings: Settings, ts: list[float]
+) -> Iterator[tuple[float, Tensor]]:
+    z = z.clone()
+    for level in ts:
+        t = torch.full(z.shape[:1], level, device=z.device)
+        a_0, kernel = data_features(deep, x_0, t[:1]), deep.kernel(t)
+        eta = step_length(settings, deep, a_0, t[:1])
+        for _ in range(settings.sample_steps):
+            a = deep(z, t)
+            slope = witness_slope(deep, z, a, a_0, t, kernel, backend=settings.backend)
+            dk.flow_update(z.flatten(2), slope.flatten(2), step_size=eta)
+        if not torch.isfinite(z).all():
+            raise _not_finite(level)
+        yield level, z.clone()
+
+
+def _not_finite(level: float) -> FloatingPointError:
+    return FloatingPointError(
+        f"sample: particles are not finite after level t = {level:.3f}; take a smaller step_size"
+    )
 
 
 def data_features(deep: NoiseConditional, x_0: Tensor, t: Tensor, rows: int = 4096) -> Tensor:

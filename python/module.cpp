@@ -151,10 +151,119 @@ void quadratic_form(Tensor u, Tensor v, Tensor w, Tensor params, const Kernel& k
   });
 }
 
+/// A table (steps, blocks, ...), either of which may be 1 for all.
+template <class T>
+dmmd::Scheduled<T> scheduled(const Tensor& t) {
+  return {static_cast<const T*>(t.data), t.blocks == 1 ? 0 : t.rows * t.columns,
+          t.rows == 1 ? 0 : t.columns};
+}
+
+template <class T>
+dmmd::ScheduledKernel<T> scheduled(const Tensor& params, const Kernel& kernel) {
+  if (!params.data) return {};
+  return {kernel.components.data(), int64_t(kernel.components.size()), scheduled<T>(params)};
+}
+
+/// How particles move, and where their noise comes from.
+struct Motion {
+  double momentum, max_norm;
+  uint64_t seed;
+  int64_t first_flow, first_step;
+};
+
+template <class T>
+dmmd::Flow<T> make_flow(const Tensor& x, const Tensor& velocity, const Tensor& y, const Tensor& w,
+                        const Tensor& radial_params, const Kernel& radial,
+                        const Tensor& polynomial_params, const Kernel& polynomial,
+                        const Tensor& step_size, const Tensor& noise, const Motion& motion,
+                        const Tensor& failed, int threads) {
+  return {.blocks = x.blocks,
+          .n = x.rows,
+          .m = y.rows,
+          .d = x.columns,
+          .steps = step_size.blocks,
+          .x = x.batched<T>(),
+          .velocity = velocity.batched<T>(),
+          .y = y.batched<const T>(),
+          .w = w.batched<const T>(),
+          .radial = scheduled<T>(radial_params, radial),
+          .polynomial = scheduled<T>(polynomial_params, polynomial),
+          .step_size = scheduled<T>(step_size),
+          .noise = scheduled<T>(noise),
+          .momentum = T(motion.momentum),
+          .max_norm = T(motion.max_norm),
+          .seed = motion.seed,
+          .first_flow = motion.first_flow,
+          .first_step = motion.first_step,
+          .failed = data<int64_t>(failed),
+          .threads = threads};
+}
+
+void flow(Tensor x, Tensor velocity, Tensor y, Tensor w, Tensor radial_params, const Kernel& radial,
+          Tensor polynomial_params, const Kernel& polynomial, Tensor step_size, Tensor noise,
+          const Motion& motion, Tensor failed, int threads) {
+  with_dtype(x, [&](auto one) {
+    dmmd::cpu::flow(make_flow<decltype(one)>(x, velocity, y, w, radial_params, radial,
+                                             polynomial_params, polynomial, step_size, noise,
+                                             motion, failed, threads));
+  });
+}
+
+/// As flow, for tensors of the current CUDA device, queued on a stream.
+void flow_on_gpu(Tensor x, Tensor velocity, Tensor y, Tensor w, Tensor radial_params,
+                 const Kernel& radial, Tensor polynomial_params, const Kernel& polynomial,
+                 Tensor step_size, Tensor noise, const Motion& motion, Tensor failed,
+                 Tensor workspace, uintptr_t stream) {
+  py::gil_scoped_release release;
+  const auto flow = make_flow<float>(x, velocity, y, w, radial_params, radial, polynomial_params,
+                                     polynomial, step_size, noise, motion, failed, 1);
+  if (workspace.columns < dmmd::cuda::flow_workspace(flow))
+    throw std::invalid_argument("flow_on_gpu: the workspace is too small");
+  dmmd::cuda::flow(flow, workspace.data, reinterpret_cast<void*>(stream));
+}
+
+dmmd::Flow<float> sizes(int64_t blocks, int64_t n, int64_t m, int64_t d) {
+  dmmd::Flow<float> flow;
+  flow.blocks = blocks, flow.n = n, flow.m = m, flow.d = d;
+  return flow;
+}
+
+/// Bytes that flow_on_gpu works in, for particles (blocks, n, d) and m data points.
+int64_t flow_workspace(int64_t blocks, int64_t n, int64_t m, int64_t d) {
+  return dmmd::cuda::flow_workspace(sizes(blocks, n, m, d));
+}
+
+/// How flow_on_gpu would run it on the current device.
+std::string flow_plan(int64_t blocks, int64_t n, int64_t m, int64_t d) {
+  return dmmd::cuda::flow_plan(sizes(blocks, n, m, d));
+}
+
+void flow_update(Tensor z, Tensor velocity, Tensor g, Tensor step_size, Tensor noise,
+                 const Motion& motion, int threads) {
+  with_dtype(z, [&](auto one) {
+    using T = decltype(one);
+    dmmd::cpu::flow_update(dmmd::Update<T>{.blocks = z.blocks,
+                                           .n = z.rows,
+                                           .d = z.columns,
+                                           .z = z.batched<T>(),
+                                           .velocity = velocity.batched<T>(),
+                                           .g = g.batched<const T>(),
+                                           .step_size = scheduled<T>(step_size),
+                                           .noise = scheduled<T>(noise),
+                                           .momentum = T(motion.momentum),
+                                           .max_norm = T(motion.max_norm),
+                                           .seed = motion.seed,
+                                           .first_flow = motion.first_flow,
+                                           .step = motion.first_step,
+                                           .threads = threads});
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   py::class_<Kernel>(m, "Kernel").def(py::init(&parse_sum));
+  py::class_<Motion>(m, "Motion").def(py::init<double, double, uint64_t, int64_t, int64_t>());
   m.attr("built_with_cuda") = dmmd::cuda::built();
   m.def("use_exchange", &dmmd::python::use_exchange);
   m.def("instruction_set", &dmmd::cpu::instruction_set);
@@ -168,4 +277,11 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("tangents", &tangents);
   m.def("kernel_matrix", &kernel_matrix);
   m.def("quadratic_form", &quadratic_form);
+  m.def("flow", &flow);
+  m.def("flow_on_gpu", &flow_on_gpu);
+  m.def("flow_workspace", &flow_workspace);
+  m.def("flow_plan", &flow_plan);
+  m.def("flow_update", &flow_update);
+  m.attr("max_gpu_flow_d") = dmmd::cuda::kMaxFlowD;
+  m.attr("max_gpu_flow_components") = dmmd::cuda::kMaxFlowComponents;
 }

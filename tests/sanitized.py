@@ -44,7 +44,12 @@ def run(backend: str, device: str, dtype: torch.dtype, n: int, m: int, d: int) -
         assert all(torch.isfinite(t).all() for t in first)
         if n > 1 and m > 1:
             dk.mmd2(z, x, kernel, backend=backend).backward()
-            dk.flow(z.detach(), x.detach(), kernel, step_size=0.1, steps=2, backend=backend)
+            how = {"noise": 0.1, "seed": 1, "momentum": 0.5, "max_norm": 1.0, "backend": backend}
+            dk.flow(z.detach(), x.detach(), kernel, step_size=0.01, steps=2, **how)
+            moved = z.detach().clone()
+            dk.flow_update(
+                moved, g.detach(), step_size=0.1, velocity=torch.zeros_like(moved), **how
+            )
 
 
 def main() -> None:

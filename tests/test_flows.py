@@ -1,15 +1,84 @@
-"""flow and velocity: the plain loop, its schedules, its records and its refusals."""
+"""flow, flow_update and velocity: the loop they say they are, on every backend.
+
+How long two roundings of one flow stay together depends on the flow: a step stretches a difference
+by up to 1 + step_size · |∇²f|, and where particles meet, laplace and energy have no bound on ∇²f.
+Backends are held to the accuracy rule over 100 steps of flows whose steps are small against that.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
 
 import dmmd_kernels as dk
-from tests.cases import DEVICE, each_kernel, problem
+from dmmd_kernels import backend, flows, native
+from dmmd_kernels.philox import normals, words
+from tests.cases import DEVICE, KERNELS, each_backend, each_kernel, problem
+
+MASK = 0xFFFFFFFF
+needs_native = pytest.mark.skipif(
+    backend.report(torch.device("cpu"))["native"] is not None,
+    reason=f"native: {backend.report(torch.device('cpu'))['native']}",
+)
 
 
-def particles_and_data(n=20, m=25, d=2):
-    x, y, _, _ = problem(n, m, d, dtype=torch.float64)
+def particles_and_data(n=20, m=25, d=2, dtype=torch.float64):
+    x, y, _, _ = problem(n, m, d, dtype=dtype)
     return x + 1.5, y
+
+
+# -- The numbers of Philox ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counter", "seed", "expected"),
+    [
+        ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((MASK,) * 4, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            0x299F31D0A4093822,
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_published_words(counter, seed, expected):
+    assert tuple(map(int, words(tuple(map(torch.tensor, counter)), seed))) == expected
+
+
+def test_normals_are_normal_and_uncorrelated():
+    xi = normals(torch.zeros(4, 20_000, 6, dtype=torch.float64), seed=1, step=2)
+    flat = xi.permute(0, 2, 1).reshape(24, -1)
+    assert (flat.mean(-1).abs() < 5 / 20_000**0.5).all()
+    assert ((flat.std(-1) - 1).abs() < 5 / 40_000**0.5).all()
+    assert (torch.corrcoef(flat) - torch.eye(24)).abs().max() < 5 / 20_000**0.5
+
+
+def test_a_number_depends_on_seed_flow_particle_coordinate_and_step_alone():
+    whole = normals(torch.zeros(3, 7, 5), seed=9, step=4)
+    assert torch.equal(
+        normals(torch.zeros(1, 3, 2), seed=9, step=4, first_flow=2), whole[2:, :3, :2]
+    )
+    for other in ({"seed": 8, "step": 4}, {"seed": 9, "step": 5}, {"seed": 9 + 2**32, "step": 4}):
+        assert not (normals(torch.zeros(3, 7, 5), **other) == whole).any()
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_extension_draws_the_same_noise(dtype):
+    """Up to the last bits of log, cos and sin."""
+    z = torch.zeros(3, 50, 7, dtype=dtype)
+    how = {"step_size": 1.0, "noise": 1.0, "seed": 2**63 + 11, "step": 5, "first_flow": 2**31}
+    ours = dk.flow_update(z.clone(), z, backend="native", **how)
+    theirs = dk.flow_update(z.clone(), z, backend="reference", **how)
+    assert (ours - theirs).abs().max() <= 4 * torch.finfo(dtype).eps
+
+
+# -- The loop -------------------------------------------------------------------------------------
 
 
 def test_is_the_loop_it_says_it_is():
@@ -24,18 +93,49 @@ def test_is_the_loop_it_says_it_is():
     assert got.mmd2 is None
 
 
-def test_noise_moves_where_the_gradient_is_read_and_nothing_else():
-    x, y = particles_and_data()
+@each_backend
+def test_noise_moves_where_the_gradient_is_read_and_nothing_else(name):
+    x, y = particles_and_data(dtype=torch.float32)
     k = dk.gaussian(1.0)
-    xi = torch.randn(
-        x.shape, generator=torch.Generator(DEVICE).manual_seed(3), dtype=x.dtype, device=DEVICE
-    )
+    xi = normals(x[None], seed=3, step=0)[0]
     expected = x - 0.3 * dk.witness_grad(x + 0.5 * xi, x, y, k)
-    got = dk.flow(
-        x, y, k, step_size=0.3, steps=1, noise=0.5,
-        generator=torch.Generator(DEVICE).manual_seed(3),
-    )  # fmt: skip
+    got = dk.flow(x, y, k, step_size=0.3, steps=1, noise=0.5, seed=3, backend=name)
     torch.testing.assert_close(got.particles, expected)
+
+
+def test_momentum_clipping_and_weights_are_what_they_say():
+    x, y = particles_and_data()
+    k, w = dk.rational_quadratic(0.5), torch.rand(len(y), dtype=y.dtype, device=DEVICE)
+    share = torch.cat([x.new_full((len(x),), 1 / len(x)), -w])
+    z, v = x, torch.zeros_like(x)
+    for _ in range(4):
+        g = dk.potential_grad(z, torch.cat([z, y]), share, k)
+        assert (g.norm(dim=-1) > 0.1).any()
+        v = 0.9 * v + g * (0.1 / g.norm(dim=-1, keepdim=True)).clamp(max=1)
+        z = z - 0.5 * v
+    how = {"weights": w, "momentum": 0.9, "max_norm": 0.1}
+    got = dk.flow(x, y, k, step_size=0.5, steps=4, **how)
+    torch.testing.assert_close(got.particles, z)
+
+
+@needs_native
+@each_kernel
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 12])
+def test_the_extension_obeys_the_accuracy_rule_over_100_steps(kernel, d):
+    x, y = particles_and_data(n=13, m=30, d=d, dtype=torch.float32)
+    how = {"step_size": 0.3, "steps": 100, "momentum": 0.3, "max_norm": 0.5, "seed": 6}
+    how["noise"] = torch.linspace(0.3, 0, 100)
+    run = lambda x, y, name: dk.flow(x, y, kernel, backend=name, **how).particles.double()
+    exact = run(x.double(), y.double(), "reference")
+    plain, ours = run(x, y, "reference"), run(x, y, "native")
+    floor = 16 * torch.finfo(torch.float32).eps * exact.abs().max()
+    assert (ours - exact).abs().max() <= 4 * (plain - exact).abs().max() + floor
+    # In float64: by no more than an ulp at each step, grown as one at the start grows.
+    nudged = run(
+        torch.nextafter(x.double(), x.new_tensor(torch.inf).double()), y.double(), "reference"
+    )
+    grown = (nudged - exact).abs().max() + torch.finfo(torch.float64).eps * exact.abs().max()
+    assert (run(x.double(), y.double(), "native") - exact).abs().max() <= 100 * grown
 
 
 @each_kernel
@@ -46,13 +146,35 @@ def test_a_small_step_lowers_mmd2(kernel):
     assert dk.mmd2(after, y, kernel, estimator="biased") < before
 
 
-def test_records_particles_and_mmd2():
+# -- Schedules, batches, pieces -------------------------------------------------------------------
+
+
+def test_a_table_of_widths_is_the_flow_step_by_step():
     x, y = particles_and_data()
-    k = dk.imq(1.0)
-    result = dk.flow(x, y, k, step_size=0.5, steps=10, record_every=5)
-    assert result.trajectory.shape == (2, *x.shape)
-    torch.testing.assert_close(result.trajectory[-1], result.particles)
-    torch.testing.assert_close(result.mmd2[-1], dk.mmd2(result.particles, y, k))
+    sigmas, sizes = torch.linspace(1.0, 0.3, 6), torch.linspace(0.5, 0.1, 6)
+    z = x
+    for i, (sigma, size) in enumerate(zip(sigmas.tolist(), sizes.tolist(), strict=True)):
+        how = {"step_size": size, "noise": 0.1, "seed": 1, "first_step": i}
+        z = dk.flow(z, y, dk.gaussian(sigma), steps=1, **how).particles
+    how = {"noise": 0.1, "seed": 1, "record_every": 3}
+    got = dk.flow(x, y, dk.gaussian(sigmas), step_size=sizes, steps=6, **how)
+    torch.testing.assert_close(got.particles, z)
+    torch.testing.assert_close(got.mmd2[-1], dk.mmd2(z, y, dk.gaussian(0.3)))
+
+
+@each_backend
+@pytest.mark.parametrize("d", [2, 10])
+def test_a_batch_is_the_flows_one_by_one_bit_for_bit(name, d):
+    x, y = particles_and_data(n=9, m=300, d=d, dtype=torch.float32)
+    many, data = torch.stack([x, x + 1, x - 2]), torch.stack([y, 2 * y, y - 1])
+    sigma, size = torch.rand(4, 3) + 0.5, torch.rand(4, 3)
+    how = {"steps": 4, "seed": 5, "noise": 0.2, "momentum": 0.5, "backend": name}
+    together = dk.flow(many, data, dk.gaussian(sigma), step_size=size, **how).particles
+    for b in range(3):
+        own = dk.gaussian(sigma[:, b].contiguous())
+        alone = dk.flow(many[b], data[b], own, step_size=size[:, b], first_flow=b, **how)
+        same = torch.equal if name == "native" else torch.allclose
+        assert same(alone.particles, together[b])
 
 
 def test_many_flows_to_shared_data_are_the_flows_one_by_one():
@@ -64,11 +186,79 @@ def test_many_flows_to_shared_data_are_the_flows_one_by_one():
         torch.testing.assert_close(block, alone)
 
 
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("blocks", "n", "d"), [(1, 530, 2), (3, 300, 3), (1, 300, 9), (5, 20, 2)])
+def test_results_are_the_same_bits_for_any_number_of_threads(blocks, n, d, dtype):
+    x = torch.randn(blocks, n, d, dtype=dtype)
+    y = torch.randn(400, d, dtype=dtype)
+    how = {"step_size": 0.5, "steps": 12, "noise": 0.1, "seed": 1, "momentum": 0.5}
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        results.append(dk.flow(x, y, KERNELS["everything"], backend="native", **how).particles)
+    torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+def test_how_a_flow_is_cut_does_not_matter(monkeypatch):
+    x, y = particles_and_data(dtype=torch.float32)
+    how = {"step_size": 0.5, "steps": 23, "noise": 0.1, "seed": 1, "momentum": 0.5}
+    whole = dk.flow(x, y, dk.gaussian(1.0), **how).particles
+    monkeypatch.setattr(flows, "_PIECE_S", 0)
+    pieces = dk.flow(x, y, dk.gaussian(1.0), record_every=5, callback=lambda *_: None, **how)
+    assert torch.equal(pieces.particles, whole)
+
+
+# -- What comes back ------------------------------------------------------------------------------
+
+
+def test_records_particles_and_mmd2():
+    x, y = particles_and_data()
+    k = dk.imq(1.0)
+    result = dk.flow(x, y, k, step_size=0.5, steps=10, record_every=5)
+    assert result.trajectory.shape == (2, *x.shape)
+    torch.testing.assert_close(result.trajectory[-1], result.particles)
+    torch.testing.assert_close(result.mmd2[-1], dk.mmd2(result.particles, y, k))
+
+
+def test_the_callback_sees_the_particles_every_so_many_steps():
+    x, y = particles_and_data()
+    k, seen = dk.gaussian(1.0), []
+    note = lambda step, particles: seen.append((step, particles))
+    dk.flow(x, y, k, step_size=0.5, steps=10, callback=note, callback_every=4)
+    assert [step for step, _ in seen] == [4, 8]
+    torch.testing.assert_close(seen[0][1], dk.flow(x, y, k, step_size=0.5, steps=4).particles)
+
+
 def test_the_input_stays():
     x, y = particles_and_data()
     kept = x.clone()
     dk.flow(x, y, dk.gaussian(1.0), step_size=1.0, steps=3)
     assert torch.equal(x, kept)
+
+
+def test_half_precision_is_float32_rounded_once():
+    x, y = (t.half() for t in particles_and_data(dtype=torch.float32))
+    k = dk.gaussian(1.0)
+    single = dk.flow(x.float(), y.float(), k, step_size=0.3, steps=5).particles
+    assert torch.equal(dk.flow(x, y, k, step_size=0.3, steps=5).particles, single.half())
+
+
+@each_backend
+@pytest.mark.parametrize("d", [2, 9])
+def test_a_flow_that_fails_says_where_and_keeps_its_last_finite_state(name, d):
+    x, y = particles_and_data(d=d, dtype=torch.float32)
+    many = torch.stack([x, x])
+    size = torch.full((4, 2), 0.1)
+    size[2, 1] = torch.inf
+    how = {"step_size": size, "backend": name}
+    with pytest.raises(dk.FlowError, match=r"flow \(1,\) are not finite after step 3") as caught:
+        dk.flow(many, y, dk.gaussian(1.0), steps=4, **how)
+    assert (caught.value.flow, caught.value.step) == ((1,), 3)
+    for particles, steps in zip(caught.value.result.particles, (4, 2), strict=True):
+        expected = dk.flow(x, y, dk.gaussian(1.0), step_size=0.1, steps=steps, backend=name)
+        torch.testing.assert_close(particles, expected.particles)
 
 
 def test_errors_say_what_must_hold_and_what_came():
@@ -78,7 +268,90 @@ def test_errors_say_what_must_hold_and_what_came():
         dk.flow(x, y, k, step_size=0.1, steps=0)
     with pytest.raises(ValueError, match="step_size must be one number or 3, one per step, got 2"):
         dk.flow(x, y, k, step_size=[0.1, 0.2], steps=3)
+    with pytest.raises(ValueError, match=r"parameters must broadcast .* \(3,\), got \(4,\)"):
+        dk.flow(x, y, dk.gaussian(torch.ones(4)), step_size=0.1, steps=3)
     with pytest.raises(ValueError, match="must not require grad"):
-        dk.flow(x.requires_grad_(), y, k, step_size=0.1, steps=1)
+        dk.flow(x.clone().requires_grad_(), y, k, step_size=0.1, steps=1)
+    with pytest.raises(ValueError, match="momentum must be at least 0 and less than 1"):
+        dk.flow(x, y, k, step_size=0.1, steps=1, momentum=1.0)
+    with pytest.raises(TypeError, match="cannot run inside"):
+        torch.func.vmap(lambda x: dk.flow(x, y, k, step_size=0.1, steps=1).particles)(x[None])
     with pytest.raises(FloatingPointError, match="not finite after step 2"):
-        dk.flow(x.detach(), y, dk.polynomial(3), step_size=1e300, steps=2)
+        dk.flow(x, y, dk.polynomial(3), step_size=1e300, steps=2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+def test_ctrl_c_returns_within_a_second():
+    script = """
+import os, signal, threading, time, torch
+import dmmd_kernels as dk
+x, y = torch.randn(300, 2), torch.randn(300, 2)
+sent = []
+def interrupt():
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Timer(1.0, interrupt).start()
+try:
+    dk.flow(x, y, dk.gaussian(1.0), step_size=0.1, steps=10**8)
+except KeyboardInterrupt:
+    print(time.perf_counter() - sent[0])
+"""
+    run = [sys.executable, "-c", script]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    assert float(done.stdout) < 1
+
+
+# -- flow_update ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["auto", "reference"])
+def test_flow_update_moves_in_place_as_it_says(name):
+    z, g, v = (torch.randn(2, 3, 40, 5, dtype=torch.float64) for _ in range(3))
+    size, spread = torch.rand(2, 3), torch.rand(2, 3)
+    clipped = g * (0.7 / g.norm(dim=-1, keepdim=True)).clamp(max=1)
+    turned = 0.9 * v + clipped
+    xi = normals(z.flatten(0, 1), seed=4, step=8).view_as(z)
+    moved = z - size[..., None, None] * turned + spread[..., None, None] * xi
+    how = {"momentum": 0.9, "max_norm": 0.7, "noise": spread[None], "seed": 4, "step": 8}
+    got = dk.flow_update(z, g, step_size=size[None], velocity=v, backend=name, **how)
+    assert got is z
+    torch.testing.assert_close(z, moved, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(v, turned)
+
+
+def test_flow_update_refuses_what_it_cannot_overwrite():
+    z = torch.zeros(4, 5)
+    with pytest.raises(ValueError, match="z must be contiguous"):
+        dk.flow_update(z.mT, z.mT, step_size=0.1)
+    with pytest.raises(ValueError, match=r"g must have the shape of z, \(4, 5\), got \(1, 5\)"):
+        dk.flow_update(z, z[:1], step_size=0.1)
+    with pytest.raises(ValueError, match="momentum needs velocity"):
+        dk.flow_update(z, z, step_size=0.1, momentum=0.5)
+
+
+@needs_native
+def test_flows_run_in_many_python_threads_at_once():
+    x, y = torch.randn(200, 2), torch.randn(300, 2)
+    run = lambda: dk.flow(x, y, dk.gaussian(1.0), step_size=0.5, steps=40).particles
+    expected, wrong = run(), []
+    work = lambda: [wrong.append(1) for _ in range(3) if not torch.equal(run(), expected)]
+    workers = [threading.Thread(target=work) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@needs_native
+def test_a_forked_child_can_flow():
+    """After a parallel region in the parent, waiting for OpenMP's threads would hang."""
+    x, y = torch.randn(400, 2), torch.randn(400, 2)
+    run = lambda: dk.flow(x, y, dk.gaussian(1.0), step_size=0.5, steps=5).particles
+    expected = run()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if torch.equal(run(), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert native.why_no_flow(x, None) is None

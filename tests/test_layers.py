@@ -11,8 +11,8 @@ PACKAGE = ROOT / "dmmd_kernels"
 
 # Each layer may import the layers before it, never those after it or beside it.
 LAYERS = [
-    ["kernels"],
-    ["reference", "native", "_triton"],
+    ["kernels", "philox"],
+    ["reference", "native", "_triton", "motion"],
     ["backend"],
     ["ops"],
     ["losses", "modules", "flows", "two_sample", "bandwidth", "diffusion", "models", "distributed"],

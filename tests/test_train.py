@@ -14,7 +14,7 @@ import torch
 from dmmd_kernels import checkpoint, comparison, sample, train
 from dmmd_kernels.experiment import load_run
 from tests.cases import backends
-from tests.runs import digest, fit, read_log
+from tests.runs import TINY, digest, fit, read_log
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +169,17 @@ def test_data_features_of_a_linear_kernel_are_their_mean():
         for b in (mean, deep(x_0[None], t)[0].detach())
     ]
     torch.testing.assert_close(*slopes)
+
+
+def test_a_flow_of_points_is_the_flow_of_their_features(monkeypatch):
+    """One call with a table of widths gives what level by level through a network gives."""
+    x_0, start = torch.randn(50, 2), torch.randn(3, 20, 2)
+    deep = comparison.FixedWidth(comparison.BY_HAND["linear"])
+    run = lambda: [z for _, z in sample.adaptive_flow(deep, start, x_0, TINY, [0.9, 0.5, 0.1])]
+    at_once = run()
+    monkeypatch.setattr(comparison.FixedWidth, "on_points", False)
+    for whole, by_level in zip(at_once, run(), strict=True):
+        torch.testing.assert_close(whole, by_level)
 
 
 def test_nothing_is_pickled():

@@ -114,6 +114,10 @@ template <class T>
 void second_order(const Sweep<T>& sweep, const Item<T>& item);
 extern template void second_order(const Sweep<float>&, const Item<float>&);
 extern template void second_order(const Sweep<double>&, const Item<double>&);
+template <class T>
+void flow_rows(const FlowRows<T>&);
+extern template void flow_rows(const FlowRows<float>&);
+extern template void flow_rows(const FlowRows<double>&);
 
 template <class T>
 void symmetric(const Sweep<T>& sweep, const SymmetricItem<T>& item);
@@ -123,8 +127,8 @@ extern template void symmetric(const Sweep<double>&, const SymmetricItem<double>
 #define DMMD_STRING_OF(name) #name
 #define DMMD_STRING(name) DMMD_STRING_OF(name)
 const Isa<float> floats = {DMMD_STRING(DMMD_ISA), first_order<float>, second_order<float>,
-                           symmetric<float>};
+                           symmetric<float>, flow_rows<float>};
 const Isa<double> doubles = {DMMD_STRING(DMMD_ISA), first_order<double>, second_order<double>,
-                             symmetric<double>};
+                             symmetric<double>, flow_rows<double>};
 
 }  // namespace dmmd::cpu::DMMD_ISA

@@ -115,11 +115,15 @@ constexpr int64_t grouped(int64_t row, int64_t k, int64_t d) {
 }
 
 template <class T>
+struct FlowRows;
+
+template <class T>
 struct Isa {
   const char* name;
   void (*first_order)(const Sweep<T>&, const Item<T>&);
   void (*second_order)(const Sweep<T>&, const Item<T>&);
   void (*symmetric)(const Sweep<T>&, const SymmetricItem<T>&);
+  void (*flow_rows)(const FlowRows<T>&);
 };
 
 #define DMMD_DECLARE_ISA(name)      \

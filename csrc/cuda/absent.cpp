@@ -8,11 +8,11 @@ namespace dmmd::cuda {
 
 bool built() { return false; }
 
-void potential(const Problem<float>&, float*, void*) {
-  throw std::runtime_error("dmmd was built without CUDA");
-}
+int64_t flow_workspace(const Flow<float>&) { return 0; }
 
-void potential_grad(const Problem<float>&, float*, void*) {
+const char* flow_plan(const Flow<float>&) { return "none"; }
+
+void flow(const Flow<float>&, void*, void*) {
   throw std::runtime_error("dmmd was built without CUDA");
 }
 

@@ -58,6 +58,32 @@ struct Gaussian {
   }
 };
 
+/// A gaussian and one of half its width: their exponents differ by a factor 4, so the second is the
+/// fourth power of the first, with four times its error and without an exponential of its own.
+template <class T>
+struct GaussianPair {
+  T scale, value_factor, slope_factor, fourth_value_factor = 0, fourth_slope_factor = 0;
+
+  explicit GaussianPair(const Gaussian<T>& one)
+      : scale(one.scale), value_factor(one.value_factor), slope_factor(one.slope_factor) {}
+
+  bool takes(const Gaussian<T>& other) const {
+    return fourth_value_factor == 0 && other.scale == 4 * scale;
+  }
+  void take(const Gaussian<T>& other) {
+    fourth_value_factor = other.value_factor;
+    fourth_slope_factor = other.slope_factor;
+  }
+
+  template <class V>
+  DMMD_INLINE Pair<V> operator()(V q) const {
+    const V psi = exp2_minus(V(scale) * q);
+    const V square = psi * psi, fourth = square * square;
+    return {V(value_factor) * psi + V(fourth_value_factor) * fourth,
+            V(slope_factor) * psi + V(fourth_slope_factor) * fourth};
+  }
+};
+
 /// (1 + t)^(-degree / 2) from the inverse root: rational quadratic with 2 a whole, and imq.
 template <class T>
 struct HalfRational {

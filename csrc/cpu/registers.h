@@ -50,6 +50,26 @@ struct Several {
   double slope_factor() const { return 1; }
 };
 
+/// Gaussians over one distance, with one exponential for two whose widths are a factor 2 apart.
+template <class T>
+struct Several<GaussianPair<T>> {
+  const GaussianPair<T>* forms;
+  int64_t count;
+
+  template <class V>
+  DMMD_INLINE Pair<V> operator()(V q) const {
+    Pair<V> total = forms[0](q);
+    for (int64_t l = 1; l < count; ++l) {
+      const Pair<V> one = forms[l](q);
+      total.value = total.value + one.value;
+      total.slope = total.slope + one.slope;
+    }
+    return total;
+  }
+  double value_factor() const { return 1; }
+  double slope_factor() const { return 1; }
+};
+
 template <int D, int R, bool Slope, class T, class Kernel>
 DMMD_INLINE RowSums<D, R, T> sweep_rows(const Strip<T>& strip, const Kernel& kernel, int64_t row) {
   using V = Vec<T>;
@@ -112,6 +132,41 @@ void sweep_in_registers(const Strip<T>& strip, const Kernel& kernel) {
   }
 }
 
+template <class T, class Kernel>
+void sweep_wanted(const Strip<T>& strip, const Kernel& kernel) {
+  if (strip.sweep.want & kGradient) return sweep_in_registers<true>(strip, kernel);
+  sweep_in_registers<false>(strip, kernel);
+}
+
+template <class Form, class T>
+void sweep_several(const Strip<T>& strip, Form* forms, int64_t count) {
+  const Several<Form> kernel{forms, count};
+  sweep_wanted(strip, kernel);
+}
+
+template <class T>
+void sweep_several(const Strip<T>& strip, Gaussian<T>* forms, int64_t count) {
+  for (int64_t l = 1; l < count; ++l)  // the widest first
+    for (int64_t i = l; i > 0 && forms[i].scale < forms[i - 1].scale; --i) {
+      const Gaussian<T> narrow = forms[i - 1];
+      forms[i - 1] = forms[i];
+      forms[i] = narrow;
+    }
+  alignas(GaussianPair<T>) char memory[kMostComponents * sizeof(GaussianPair<T>)];
+  GaussianPair<T>* pairs = reinterpret_cast<GaussianPair<T>*>(memory);
+  int64_t found = 0;
+  for (int64_t l = 0; l < count; ++l) {
+    int64_t i = 0;
+    while (i < found && !pairs[i].takes(forms[l])) ++i;
+    if (i < found) {
+      pairs[i].take(forms[l]);
+    } else {
+      pairs[found++] = GaussianPair<T>(forms[l]);
+    }
+  }
+  sweep_several<GaussianPair<T>>(strip, pairs, found);
+}
+
 /// Does a strip whose kernel is of one common form; false when it is not.
 template <class T>
 bool sweep_in_registers(const Strip<T>& strip) {
@@ -135,14 +190,8 @@ bool sweep_in_registers(const Strip<T>& strip) {
         });
       if (!alike) return;
       done = true;
-      const bool slope = strip.sweep.want & kGradient;
-      if (count == 1) {
-        slope ? sweep_in_registers<true>(strip, One<Form>{form})
-              : sweep_in_registers<false>(strip, One<Form>{form});
-      } else {
-        slope ? sweep_in_registers<true>(strip, Several<Form>{forms, count})
-              : sweep_in_registers<false>(strip, Several<Form>{forms, count});
-      }
+      if (count != 1) return sweep_several(strip, forms, count);
+      sweep_wanted(strip, One<Form>{form});
     }
   });
   return done;

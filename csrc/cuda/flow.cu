@@ -309,12 +309,8 @@ void flow(const Flow<float>& flow, void* workspace, void* stream) {
   const Task task = {flow, components(flow.radial), components(flow.polynomial), int(plan.lanes)};
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
   switch (padded_d(flow.d)) {
-    case 1:
-      return run<1>(task, plan, workspace, on);
     case 2:
       return run<2>(task, plan, workspace, on);
-    case 3:
-      return run<3>(task, plan, workspace, on);
     case 4:
       return run<4>(task, plan, workspace, on);
     case 8:

@@ -34,8 +34,10 @@ struct Plan {
 constexpr int64_t kTile = 256;  // columns in shared memory at a time, for grid and steps
 constexpr int64_t kMaxCluster = 8;
 
-/// Coordinates that are computed for d of them.
-constexpr int64_t padded_d(int64_t d) { return d <= 4 ? d : d <= 8 ? 8 : d <= 16 ? 16 : 32; }
+/// Coordinates that are computed for d of them: few sizes, since each is compiled for every GPU.
+constexpr int64_t padded_d(int64_t d) {
+  return d <= 2 ? 2 : d <= 4 ? 4 : d <= 8 ? 8 : d <= 16 ? 16 : 32;
+}
 
 /// Threads of a block: as many as leave a thread the registers that it wants.
 constexpr int64_t threads_of(int64_t d) { return padded_d(d) > 8 ? 256 : 512; }

@@ -3,6 +3,9 @@
 NATIVE_SOURCES = $(shell find csrc python tests/cpp -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 CPP_DRIVER = -G Ninja -DDMMD_BUILD_TESTS=ON -DDMMD_BUILD_PYTHON=OFF -DDMMD_CUDA=OFF
 
+# CUDA_DRIVER=-DCMAKE_CUDA_ARCHITECTURES=90-real: one GPU instead of all.
+CUDA_DRIVER ?=
+
 .PHONY: setup check format lint types test compat cpp sanitize asan tsan cuda install bench docs
 
 setup:  ## the package in this environment, with the tools for working on it
@@ -59,7 +62,7 @@ tsan:
 # A register that is spilled is an error; ptxas says what each kernel takes.
 cuda:  ## compiles the CUDA code where there is a compiler for it; running it is benchmarks/gpu.sh
 	@if command -v nvcc >/dev/null; then set -ex; \
-	  cmake -S . -B build/cuda -G Ninja -DDMMD_BUILD_PYTHON=OFF -DDMMD_CUDA=ON \
+	  cmake -S . -B build/cuda -G Ninja -DDMMD_BUILD_PYTHON=OFF -DDMMD_CUDA=ON $(CUDA_DRIVER) \
 	    -DCMAKE_CUDA_FLAGS=-Xptxas=-v,--warn-on-spills,--warning-as-error; \
 	  cmake --build build/cuda; \
 	else echo 'skipped: there is no nvcc on PATH'; fi

@@ -37,10 +37,16 @@ struct Motion {
   DMMD_HOST_DEVICE Motion(const T* g, T* v, int64_t d, T step_size, T momentum, T max_norm)
       : g(g), v(v), step_size(step_size), momentum(momentum), factor(1) {
     if (!(max_norm > T(0))) return;
-    T square = 0;
-    for (int64_t k = 0; k < d; ++k) square += g[k] * g[k];
-    const T norm = std::sqrt(square);
-    if (norm > max_norm) factor = max_norm / norm;
+    // In units of the largest coordinate, since |g|^2 overflows long before g does.
+    T largest = 0, square = 0;
+    for (int64_t k = 0; k < d; ++k) {
+      const T size = g[k] < T(0) ? -g[k] : g[k];
+      if (size > largest) largest = size;
+    }
+    if (!(largest > T(0))) return;
+    for (int64_t k = 0; k < d; ++k) square += (g[k] / largest) * (g[k] / largest);
+    const T shrink = max_norm / largest / std::sqrt(square);
+    if (!(shrink >= T(1))) factor = shrink;
   }
 
   /// Where coordinate k goes from z.

@@ -2,7 +2,8 @@
 
 Means have a closed form in O((n + m) d). Medians are selected from all distances, exactly, a tile
 at a time: a sample brackets the rank, and one pass counts what lies below the bracket and keeps
-what lies within, a small share of the pairs.
+what lies within, a small share of the pairs, of which equal ones are kept once. Where a point is
+not finite, σ is NaN.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from dmmd_kernels.kernels import energy
 from dmmd_kernels.ops import kernel_matrix
-from dmmd_kernels.ops.checks import check_points
+from dmmd_kernels.ops.checks import check_points, common_batch
 
 _ROWS = 4096
 _TILE = 2**22
 _SAMPLED = 2**19
+
+Times = int | Tensor  # how often distances count: one number for all, or one each
 
 
 def mean_sigma(x: Tensor, y: Tensor) -> Tensor:
@@ -30,7 +33,7 @@ def mean_sigma(x: Tensor, y: Tensor) -> Tensor:
         y: (…, m, d).
 
     Returns:
-        (…,), detached.
+        (…,), detached; NaN where a point is not finite.
 
     Raises:
         TypeError, ValueError: x and y do not fit together, or hold fewer than two points.
@@ -52,29 +55,35 @@ def median_sigma(
         pairs: "pooled", the pairs u ≠ u' of [x; y]; "within", those of x and those of y; or
             "across", one point of each.
         max_points: a larger sample (the pool, or x or y) is thinned to so many evenly spaced rows.
-            None looks at every pair, in O((n + m)²) time and little memory.
+            At least 2; None looks at every pair, in O((n + m)²) time and little memory.
 
     Returns:
-        (…,), detached.
+        (…,), detached; NaN where a point is not finite.
 
     Raises:
-        TypeError, ValueError: x and y do not fit together, `pairs` is unknown, or there is no pair.
+        TypeError, ValueError: x and y do not fit together, `pairs` is unknown, `max_points` is less
+            than 2, the batch is empty, or there is no pair.
     """
     if pairs not in ("pooled", "within", "across"):
         raise ValueError(
             f"median_sigma: pairs must be 'pooled', 'within' or 'across', got {pairs!r}"
         )
+    if max_points is not None and max_points < 2:
+        raise ValueError(f"median_sigma: max_points must be None or at least 2, got {max_points}")
     u = _pooled("median_sigma", x, y)
     n = x.shape[-2]
     clouds = [u] if pairs == "pooled" else [u[..., :n, :], u[..., n:, :]]
     blocks = u.shape[:-2].numel()
+    if blocks == 0:
+        raise ValueError(f"median_sigma: the batch must not be empty, got {tuple(u.shape[:-2])}")
     thin = [_thinned(cloud, max_points) for cloud in clouds]
     clouds = [cloud.reshape(blocks, *cloud.shape[-2:]) for cloud in thin]
     medians = [
         _median([PairGroup(*block)] if pairs == "across" else [PairGroup(c) for c in block])
         for block in zip(*clouds, strict=True)
     ]
-    return (torch.stack(medians).reshape(u.shape[:-2]) / 2**0.5).to(x.dtype)
+    sigma = torch.stack(medians).reshape(u.shape[:-2]) / 2**0.5
+    return sigma.where(u.isfinite().flatten(-2).all(-1), float("nan")).to(x.dtype)
 
 
 def sigma_range(x: Tensor, y: Tensor, *, count: int = 7, max_points: int | None = _ROWS) -> Tensor:
@@ -88,8 +97,10 @@ def sigma_range(x: Tensor, y: Tensor, *, count: int = 7, max_points: int | None 
         (…, count), ascending, detached.
 
     Raises:
-        TypeError, ValueError: as in `median_sigma`.
+        TypeError, ValueError: as in `median_sigma`; ValueError for a count of less than 1.
     """
+    if count < 1:
+        raise ValueError(f"sigma_range: count must be at least 1, got {count}")
     sigma = median_sigma(x, y, max_points=max_points)
     steps = torch.arange(count, dtype=sigma.dtype, device=sigma.device) - (count - 1) / 2
     return sigma.unsqueeze(-1) * 2.0**steps
@@ -110,18 +121,26 @@ class PairGroup(NamedTuple):
 def select_distance(groups: Sequence[PairGroup], rank: int) -> Tensor:
     """The distance of that rank, from 0, among all pairs of the groups: (), detached.
 
+    NaN where a point is not finite.
+
     Raises:
         ValueError: there are not so many pairs.
     """
     size = sum(group.size() for group in groups)
     if not 0 <= rank < size:
         raise ValueError(f"select_distance: rank must be in [0, {size}), got {rank}")
+    clouds = [cloud for a, b, _ in groups for cloud in (a, b) if cloud is not None]
+    if not all(cloud.isfinite().all() for cloud in clouds):
+        return clouds[0].new_tensor(float("nan"))
     low, high = _bracket(groups, rank, size)
     below, kept = _inside(groups, low, high)
-    if not below <= rank < below + sum(len(values) * times for values, times in kept):
+    if not below <= rank < below + sum(_number(*part) for part in kept):
         below, kept = _inside(groups, -float("inf"), float("inf"))
-    values = torch.cat([v.repeat_interleave(times) for v, times in kept])
-    return values.kthvalue(rank - below + 1).values
+    if all(isinstance(times, int) for _, times in kept):  # the common case, which need not sort
+        values = torch.cat([v.repeat_interleave(times) for v, times in kept])
+        return values.kthvalue(rank - below + 1).values
+    values, counts = _distinct(kept)
+    return values[torch.searchsorted(counts.cumsum(0), rank - below, right=True)]
 
 
 def pair_at(groups: Sequence[PairGroup], distance: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,20 +179,41 @@ def _bracket(groups: Sequence[PairGroup], rank: int, size: int) -> tuple[float, 
     middle = rank / size * len(values)
     margin = 3 * len(values) ** 0.5  # six standard deviations of the sample's median
     low, high = int(middle - margin), int(middle + margin)
+    slack = 16 * torch.finfo(values.dtype).eps  # the tiles may round otherwise
     return (
-        values[low].item() if low >= 0 else -float("inf"),
-        values[high].item() if high < len(values) else float("inf"),
+        values[low].item() * (1 - slack) if low >= 0 else -float("inf"),
+        values[high].item() * (1 + slack) if high < len(values) else float("inf"),
     )
 
 
-def _inside(groups: Sequence[PairGroup], low: float, high: float):
+def _inside(
+    groups: Sequence[PairGroup], low: float, high: float
+) -> tuple[int, list[tuple[Tensor, Times]]]:
     """How many distances are below `low`, and those in [low, high] with their counts."""
-    below, kept = 0, []
+    below, held, most = 0, 0, 4 * _SAMPLED
+    kept: list[tuple[Tensor, Times]] = []
     for group in groups:
         for *_, tile in _tiles(group):
             below += int(torch.count_nonzero(tile < low)) * group.times
             kept.append((tile[(tile >= low) & (tile <= high)], group.times))
+            held += len(kept[-1][0])
+            if held > most:
+                kept = [_distinct(kept)]
+                held = len(kept[0][0])
+                most = 4 * _SAMPLED + 2 * held  # so that it is done seldom if there are no ties
     return below, kept
+
+
+def _number(values: Tensor, times: Times) -> int:
+    return len(values) * times if isinstance(times, int) else int(times.sum())
+
+
+def _distinct(kept: Sequence[tuple[Tensor, Times]]) -> tuple[Tensor, Tensor]:
+    """The values, ascending, each once, and how often each counts."""
+    values, which = torch.cat([values for values, _ in kept]).unique(return_inverse=True)
+    counts = [torch.as_tensor(t, device=v.device).expand(len(v)) for v, t in kept]
+    total = torch.zeros(len(values), dtype=torch.long, device=values.device)
+    return values, total.index_add_(0, which, torch.cat(counts))
 
 
 def _tiles(group: PairGroup) -> Iterator[tuple[int, int, Tensor]]:
@@ -199,7 +239,7 @@ def _thinned(u: Tensor, max_points: int | None) -> Tensor:
 
 def _pooled(op: str, x: Tensor, y: Tensor) -> Tensor:
     check_points(op, x=x, y=y)
-    batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    batch = common_batch(op, x=x, y=y)
     u = torch.cat([t.detach().expand(*batch, *t.shape[-2:]) for t in (x, y)], -2)
     if u.shape[-2] < 2:
         raise ValueError(f"{op}: x and y must hold at least two points together, got {u.shape[-2]}")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor
@@ -25,11 +26,15 @@ from dmmd_kernels.ops import mmd2, witness_grad
 from dmmd_kernels.ops.checks import common_batch
 from dmmd_kernels.ops.flow_inputs import (
     blocks,
+    check_backend,
     check_counts,
     check_flow,
+    check_integers,
     check_no_grad,
     check_update,
     is_zero,
+    paired,
+    per_flow,
     seed_of,
 )
 from dmmd_kernels.ops.schedules import Schedule, kernel_at, kernel_rows, rows, schedule, tables
@@ -56,15 +61,20 @@ class FlowResult:
 class FlowError(FloatingPointError):
     """Particles became infinite or NaN.
 
+    In half precision that includes particles that rounding the last step made infinite.
+
     Attributes:
         flow: the index of the flow in the batch, () without one.
         step: the number of the step after which it happened, from 1.
         result: FlowResult; flows that failed stay where they were before that step, all others have
-            done all their steps.
+            done all their steps; particles that rounding made infinite are infinite.
     """
 
-    def __init__(self, flow: tuple[int, ...], step: int, result: FlowResult) -> None:
+    def __init__(
+        self, flow: tuple[int, ...], step: int, result: FlowResult, number: int | None = None
+    ) -> None:
         who = f"particles of flow {flow}" if flow else "particles"
+        who += "" if number is None else f" (number {number})"
         super().__init__(f"flow: {who} are not finite after step {step}; take a smaller step_size")
         self.flow, self.step, self.result = flow, step, result
 
@@ -114,7 +124,7 @@ def flow(
 
     Args:
         x: particles, (…, N, d); left as they are.
-        y: data, (…, M, d) or (M, d).
+        y: data, (…, M, d) or (M, d); a batch of y or weights alone is one flow of x for each.
         kernel: see dmmd_kernels.kernels.
         step_size: a schedule.
         steps: how many steps.
@@ -127,7 +137,9 @@ def flow(
             from torch's own, when None.
         generator: see seed.
         first_step, first_flow: numbers of the first step and the first flow, in the noise and in
-            messages: for a run that goes on from another, or a batch cut over devices.
+            messages: for a run that goes on from another, or a batch cut over devices. A run that
+            goes on is bit for bit the uncut one without momentum, in float32 and float64; with
+            momentum it starts again at velocity 0, and in half precision from rounded particles.
         record_every: keep particles and unbiased MMD² after every so many steps.
         callback: called as callback(step, particles) after every callback_every steps.
         callback_every: a hundredth of the steps when None.
@@ -146,12 +158,14 @@ def flow(
     """
     check_flow(x, y, weights, kernel, step_size, noise)
     check_counts(steps, momentum, max_norm, record_every, callback_every)
+    check_integers("flow", seed=seed, first_step=first_step, first_flow=first_flow)
+    check_backend(backend, precision)
     dtype = torch.float32 if x.dtype in _HALVES else x.dtype
     uniform = y.new_full(y.shape[-2:-1], 1 / y.shape[-2], dtype=dtype)
     w = uniform if weights is None else weights
     is_batch = x.ndim > 2 or y.ndim > 2 or w.ndim > 1
     batch = common_batch("flow", x=x, y=y, weights=w[..., None]) if is_batch else torch.Size()
-    cloud = blocks(x, batch, 2).to(dtype, copy=True)
+    cloud = blocks(x.expand(*batch, *x.shape[-2:]), batch, 2).to(dtype, copy=True)
     trail = torch.zeros_like(cloud) if momentum else None
     data = blocks(y, batch, 2).to(dtype), blocks(w, batch, 1).to(dtype)
     table = tables(kernel.lower(cloud), steps, batch)
@@ -177,12 +191,16 @@ def flow(
     for end in _pieces(advance, steps, stops, _guess(cloud, y), x.device):
         if record_every and end % record_every == 0:
             now = kernel_at(kernel, end - 1, batch)
-            gap = mmd2(reached(), y, now, weights_y=weights, backend=backend, precision=precision)
+            at, share = paired(y, weights)
+            gap = mmd2(reached(), at, now, weights_y=share, backend=backend, precision=precision)
             records.append((reached(), gap))
         if callback and end % every == 0:
             callback(end, reached())
     trajectory, curve = map(torch.stack, zip(*records, strict=True)) if records else (None, None)
     result = FlowResult(reached(), trajectory, curve)
+    if x.dtype in _HALVES:
+        rounded = result.particles.reshape(cloud.shape).isfinite().all(-1).all(-1)
+        failed.masked_fill_(~rounded & (failed < 0), first_step + steps)
     _check_finite(failed, batch, first_flow, result)
     return result
 
@@ -212,7 +230,7 @@ def flow_update(
     Args:
         z: particles, (…, N, d), contiguous; overwritten.
         g: gradients of the same shape.
-        step_size: a number, or one per flow, (…,).
+        step_size: a number, or one per flow, (…,). Half precision is computed in float32.
         velocity: v, of the shape of z, contiguous; overwritten. Needed with momentum.
         momentum, max_norm, seed, generator, first_flow, backend: as in `flow`.
         noise: standard deviation of what is added; a number, or one per flow, (…,).
@@ -228,23 +246,30 @@ def flow_update(
     named = {"z": z, "g": g} | ({} if velocity is None else {"velocity": velocity})
     check_update(named, momentum, max_norm)
     check_no_grad("flow_update", *named.values(), step_size, noise)
-    batch, flat = z.shape[:-2], lambda t: None if t is None else t.view(-1, *z.shape[-2:])
-    one = lambda name, value: schedule(name, value, 1, batch, z)[0]
+    check_integers("flow_update", seed=seed, step=step, first_flow=first_flow)
+    check_backend(backend)
+    batch, dtype = z.shape[:-2], torch.float32 if z.dtype in _HALVES else z.dtype
+    flat = lambda t: t.reshape(prod(batch), *z.shape[-2:]).to(dtype).contiguous()
+    cloud, trail = flat(z), None if velocity is None else flat(velocity)
     has_noise = not is_zero(noise)
-    run = native if backend in ("auto", "native") and _can_update(z, backend) else motion
+    run = native if backend in ("auto", "native") and _can_update(cloud, backend) else motion
     with torch.cuda.device_of(z):
         run.flow_update(
-            flat(z),
-            flat(velocity),
-            g.reshape(-1, *z.shape[-2:]),
-            one("step_size", step_size),
-            one("noise", noise) if has_noise else None,
+            cloud,
+            trail,
+            flat(g),
+            per_flow("step_size", step_size, batch, cloud),
+            per_flow("noise", noise, batch, cloud) if has_noise else None,
             momentum=momentum,
             max_norm=max_norm,
             seed=seed_of(seed, generator) if has_noise else 0,
             step=step,
             first_flow=first_flow,
         )
+    if z.dtype != dtype:
+        z.copy_(cloud.view_as(z))
+        if velocity is not None and trail is not None:
+            velocity.copy_(trail.view_as(velocity))
     return z
 
 
@@ -312,4 +337,5 @@ def _check_finite(failed: Tensor, batch: torch.Size, first_flow: int, result: Fl
         return
     step, block = min(broken)
     index = torch.unravel_index(torch.tensor(block), batch) if batch else ()
-    raise FlowError(tuple(map(int, index)), step, result)
+    number = first_flow + block if first_flow else None
+    raise FlowError(tuple(map(int, index)), step, result, number)

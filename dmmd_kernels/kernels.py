@@ -97,9 +97,10 @@ class Kernel:
             return self._lower(*key)
         lowered = self._cache.get(key)
         if lowered is None:
-            lowered = self._lower(*key)
-            if not is_tracing():
-                self._cache[key] = lowered
+            if is_tracing():
+                return self._lower(*key)
+            with torch.inference_mode(False):  # it will also meet calls that differentiate
+                lowered = self._cache[key] = self._lower(*key)
         return lowered
 
     def _lower(self, d: int, dtype: torch.dtype, device: torch.device) -> Lowered:

@@ -6,7 +6,7 @@ loss = dk.MMDLoss(dk.gaussian(2.0), features=encoder)                a deep kern
 loss = dk.MMDLoss(lambda x, y: dk.gaussian(dk.median_sigma(x, y)))   a width read off the batch
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,11 +36,12 @@ class LearnableKernel(nn.Module):
             at fixed s).
 
     Shapes:
-        log_scale, log_weight, log_shape: (terms,), those that are learned.
+        log_scale, log_weight: (terms,), if they are learned; log_shape: (terms,) too, but of the
+            rational_quadratic ones alone, as the others have no shape.
 
     Raises:
-        ValueError: an unknown name in `learn`, or a kernel that has nothing to learn, or whose
-            parameters are tensors already.
+        ValueError: an unknown name in `learn`, or a kernel that has nothing to learn of that name,
+            or whose parameters are tensors already.
     """
 
     log_scale: nn.Parameter | None
@@ -59,11 +60,17 @@ class LearnableKernel(nn.Module):
                 "LearnableKernel: kernel must have numbers as parameters and a gaussian, "
                 f"rational_quadratic, laplace or imq among its terms, got {kernel}"
             )
+        shapes = [term.shape for term in terms if term.profile == "rational_quadratic"]
+        if "shapes" in learn and not shapes:
+            raise ValueError(
+                "LearnableKernel: kernel must have a rational_quadratic among its terms for "
+                f"learn='shapes', got {kernel}"
+            )
         self.base = kernel
         self.learn = tuple(learn)
         self._register("log_scale", "widths", [term.scale for term in terms])
         self._register("log_weight", "weights", [term.weight for term in terms])
-        self._register("log_shape", "shapes", [term.shape or 1.0 for term in terms])
+        self._register("log_shape", "shapes", shapes)
 
     def _register(self, name: str, kind: str, start: list) -> None:
         logarithm = nn.Parameter(torch.tensor(start).log()) if kind in self.learn else None
@@ -72,29 +79,27 @@ class LearnableKernel(nn.Module):
     def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Kernel:
         """The kernel of now; x and y are not needed."""
         learned = {
-            field: None if logarithm is None else logarithm.exp()
+            field: iter(logarithm.exp())
             for field, logarithm in (
                 ("scale", self.log_scale),
                 ("weight", self.log_weight),
                 ("shape", self.log_shape),
             )
+            if logarithm is not None
         }
-        terms, index = [], 0
-        for term in self.base.terms:
-            if term.profile in _SCALED:
-                term = _with(term, {f: v[index] for f, v in learned.items() if v is not None})
-                index += 1
-            terms.append(term)
-        return Kernel(tuple(terms))
+        return Kernel(tuple(_with(term, learned) for term in self.base.terms))
 
     def extra_repr(self) -> str:
         return f"{self.base}, learn={self.learn}"
 
 
-def _with(term: Term, learned: dict[str, Any]) -> Term:
-    if term.profile != "rational_quadratic":
-        learned = {name: value for name, value in learned.items() if name != "shape"}
-    return replace(term, label=f"learned {term.label}", **learned)
+def _with(term: Term, learned: dict[str, Iterator[Tensor]]) -> Term:
+    """The term with the next learned value of each field that it has."""
+    if term.profile not in _SCALED:
+        return term
+    fields = [f for f in learned if f != "shape" or term.profile == "rational_quadratic"]
+    values: dict[str, Any] = {field: next(learned[field]) for field in fields}
+    return replace(term, label=f"learned {term.label}", **values)
 
 
 class MMDLoss(nn.Module):

@@ -70,7 +70,10 @@ def flow_update(
 ) -> None:
     """v ← momentum v + g, z ← z - step_size v + noise ξ, in place, (B, N, d); |g_i| ≤ max_norm."""
     if max_norm is not None:
-        g = g * (max_norm / torch.linalg.vector_norm(g, dim=-1, keepdim=True)).clamp(max=1)
+        # In units of the largest coordinate, since |g|² overflows long before g does.
+        largest = g.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+        norm = torch.linalg.vector_norm(g / largest, dim=-1, keepdim=True)
+        g = g * (max_norm / largest / norm).clamp(max=1)
     if velocity is not None:
         g = velocity.mul_(momentum).add_(g)
     z -= step_size[:, None, None] * g

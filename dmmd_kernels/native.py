@@ -230,7 +230,8 @@ def why_no_flow(x: Tensor, kernel: Lowered | None) -> str | None:
     if reason := _loaded()[1]:
         return reason
     if x.is_cpu:
-        return None
+        fits = x.dtype in (torch.float32, torch.float64)
+        return None if fits else f"its flow takes float32 and float64, got {x.dtype}"
     library = _library()
     if kernel is None or not x.is_cuda or not library.built_with_cuda:
         built = "" if library.built_with_cuda else ", in a build without nvcc"

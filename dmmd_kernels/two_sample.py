@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops import kernel_matrix, mmd2, potential
-from dmmd_kernels.ops.checks import check_points
+from dmmd_kernels.ops.checks import check_points, common_batch
 
 _STRIP = 4096  # rows that meet all later ones at a time
 _NUMBERS = 2**25  # of right-hand sides at a time
@@ -41,6 +41,7 @@ class AggregatedResult(NamedTuple):
     p_value: float
 
 
+@torch.no_grad()
 def permutation_test(
     x: Tensor,
     y: Tensor,
@@ -69,14 +70,17 @@ def permutation_test(
         TwoSampleResult, without gradients.
 
     Raises:
-        TypeError, ValueError: the inputs do not fit together, or a sample has less than two points.
+        TypeError, ValueError: the inputs do not fit together, a sample has less than two points, or
+            the estimator is unknown.
         BackendError: the named backend cannot run the call.
     """
     _check_samples("permutation_test", x, y, permutations)
+    _check_estimator("permutation_test", estimator)
     values = _values_of_splits(x, y, kernel, permutations, estimator, generator, backend)
     return _result(values)
 
 
+@torch.no_grad()
 def wild_bootstrap_test(
     x: Tensor,
     y: Tensor,
@@ -106,7 +110,7 @@ def wild_bootstrap_test(
         )
     x, y = _work(x), _work(y)
     u, partners = torch.cat([x, y]), torch.stack([x, y], 1)
-    own = kernel_matrix(partners, partners, kernel)
+    own = kernel_matrix(partners, partners, kernel, backend=backend)
     itself = (own[:, 0, 0] + own[:, 1, 1] - 2 * own[:, 0, 1]).sum(dtype=torch.float64)
 
     def signs(count: int, first: bool) -> Tensor:
@@ -121,6 +125,7 @@ def wild_bootstrap_test(
     return _result(values.to(x.dtype))
 
 
+@torch.no_grad()
 def aggregated_test(
     x: Tensor,
     y: Tensor,
@@ -141,21 +146,23 @@ def aggregated_test(
     Args:
         x, y, permutations, generator, backend: as in `permutation_test`.
         kernels: for one, Gaussians of `sigma_range(x, y)`.
-        weights: positive, one per kernel, the share of the level each gets; equal when None.
+        weights: positive and finite, one per kernel, the share of the level each gets; when None
+            they are equal.
 
     Returns:
-        AggregatedResult, without gradients.
+        AggregatedResult, without gradients; its p-value is NaN where that of a kernel is.
 
     Raises:
         TypeError, ValueError, BackendError: as in `permutation_test`; ValueError for no kernels, or
-            weights that are not positive and one per kernel.
+            weights that are not positive, finite and one per kernel.
     """
     _check_samples("aggregated_test", x, y, permutations)
     weights = [1.0] * len(kernels) if weights is None else list(weights)
-    if not kernels or len(weights) != len(kernels) or min(weights) <= 0:
+    positive = all(0 < weight < float("inf") for weight in weights)
+    if not kernels or len(weights) != len(kernels) or not positive:
         raise ValueError(
-            "aggregated_test: weights must be positive and one per kernel, of which there must be "
-            f"some, got {weights} for {len(kernels)} kernels"
+            "aggregated_test: weights must be positive, finite and one per kernel, of which there "
+            f"must be some, got {weights} for {len(kernels)} kernels"
         )
     own = torch.Generator().manual_seed(_seed(generator))
     state = own.get_state()
@@ -165,7 +172,8 @@ def aggregated_test(
         values.append(_values_of_splits(x, y, kernel, permutations, "unbiased", own, backend))
     p_values = torch.stack([_upper_ranks(v) for v in values])
     scores = (p_values / p_values.new_tensor(weights)[:, None]).amin(0)
-    p_value = (scores <= scores[0]).double().mean().item()
+    ranks = torch.where(scores.isnan(), scores, (scores <= scores[0]).to(scores))
+    p_value = ranks.mean().item()
     return AggregatedResult(torch.stack([v[0] for v in values]), p_values[:, 0], p_value)
 
 
@@ -200,18 +208,29 @@ def mmd2_variance(x: Tensor, y: Tensor, kernel: Kernel, *, backend: str = "auto"
     4 Var_i g(x_i)/n + 4 Var_j g(y_j)/m, with g(x_i) the mean of k(x_i, ·) over the other x less
     that over y, and g(y_j) the other way round (Liu et al., 2020, equation 5, for n ≠ m).
 
-    Args, Returns, Raises: as in `power_criterion`.
+    Args:
+        x: (…, n, d), n of at least 2.
+        y: (…, m, d), m of at least 2.
+        kernel: see dmmd_kernels.kernels; its parameters may require grad.
+        backend: as in `potential`.
+
+    Returns:
+        (…,), twice differentiable in x, y and the kernel's parameters.
+
+    Raises:
+        TypeError, ValueError: x and y do not fit together, or hold less than two points.
+        BackendError: the named backend cannot run the call.
     """
     check_points("mmd2_variance", x=x, y=y)
     n, m = x.shape[-2], y.shape[-2]
     if min(n, m) < 2:
         raise ValueError(f"mmd2_variance: x and y must hold two points each, got {n} and {m}")
-    batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    batch = common_batch("mmd2_variance", x=x, y=y)
     u = torch.cat([t.expand(*batch, *t.shape[-2:]) for t in (x, y)], -2)
     groups = torch.zeros(n + m, 2, dtype=u.dtype, device=u.device)
     groups[:n, 0] = groups[n:, 1] = 1
     sums = potential(u, u, groups.expand(*batch, -1, -1), kernel, backend=backend)
-    own = _diagonal(u, kernel)
+    own = _diagonal(u, kernel, backend)
     g_x = (sums[..., :n, 0] - own[..., :n]) / (n - 1) - sums[..., :n, 1] / m
     g_y = (sums[..., n:, 1] - own[..., n:]) / (m - 1) - sums[..., n:, 0] / n
     return 4 * (g_x.var(-1, correction=0) / n + g_y.var(-1, correction=0) / m)
@@ -220,12 +239,28 @@ def mmd2_variance(x: Tensor, y: Tensor, kernel: Kernel, *, backend: str = "auto"
 def select_kernel(
     x: Tensor, y: Tensor, kernels: Sequence[Kernel], *, regularization: float = 1e-8
 ) -> Kernel:
-    """The kernel of largest `power_criterion` on x (n, d) and y (m, d): data the test won't see."""
+    """The kernel of largest `power_criterion` on x and y, which must be data the test won't see.
+
+    Args:
+        x: (n, d).
+        y: (m, d).
+        kernels: to choose from.
+        regularization: as in `power_criterion`.
+
+    Returns:
+        One of the kernels, the first of those that are equally good.
+
+    Raises:
+        TypeError, ValueError: as in `power_criterion`; ValueError for no kernels.
+    """
+    if not kernels:
+        raise ValueError("select_kernel: kernels must hold at least one, got none")
     with torch.no_grad():
         ratios = [power_criterion(x, y, k, regularization=regularization) for k in kernels]
     return kernels[int(torch.stack(ratios).argmax())]
 
 
+@torch.no_grad()
 def mmd2_of_splits(
     u: Tensor,
     kernel: Kernel,
@@ -238,34 +273,56 @@ def mmd2_of_splits(
 
     Args:
         u: the pooled points, (N, d).
-        splits: blocks (p, N) of booleans, each row with the same number n of True.
-        kernel, estimator, backend: as in `mmd2`.
+        kernel: see dmmd_kernels.kernels.
+        splits: blocks (p, N) of booleans; in a block, each row has the same number of True.
+        estimator: "unbiased" or "biased", as in `mmd2`.
+        backend: as in `potential`.
 
     Returns:
         (Σ p,), without gradients.
+
+    Raises:
+        ValueError: the estimator is unknown, or a side of a split has too few points for it.
+        BackendError: the named backend cannot run the call.
     """
+    _check_estimator("mmd2_of_splits", estimator)
     u = _work(u)
-    size, own = len(u), _diagonal(u, kernel)
-    level = own.mean(dtype=torch.float64)
+    own = _diagonal(u, kernel, backend)
     values = []
     for block in splits:
         in_x = block.to(u.device).T.to(u.dtype, memory_format=torch.contiguous_format)
-        n = int(in_x[:, 0].sum())
-        m = size - n
-        s = in_x * (1 / n + 1 / m) - 1 / m
-        if estimator == "biased":
-            values.append(_forms(u, s, kernel, backend))
-            continue
-        forms, mixed, total = _forms_with_ones(u, s, kernel, backend)
-        # Around its mean, of which a radial kernel's diagonal consists, so that digits are kept.
-        excess = (own - level).to(u.dtype)
-        traces_x, traces = n * level + (excess @ in_x).double(), size * level
-        scale = (1 / n + 1 / m) ** 2
-        sums_x = (forms + 2 / m * mixed + total / m**2) / scale
-        sums_y = (forms - 2 / n * mixed + total / n**2) / scale
-        forms = forms + (sums_x / n - traces_x) / (n * (n - 1))
-        values.append(forms + (sums_y / m - (traces - traces_x)) / (m * (m - 1)))
+        values.append(_values_of_block(u, own, in_x, kernel, estimator, backend))
     return torch.cat(values).to(u.dtype)
+
+
+def _values_of_block(u, own, in_x, kernel, estimator, backend) -> Tensor:
+    """MMD² of every column of in_x (N, p) of zeros and ones, in float64: (p,)."""
+    n = int(in_x[:, 0].sum(dtype=torch.float64))
+    m, least = len(u) - n, 1 if estimator == "biased" else 2
+    if min(n, m) < least:
+        raise ValueError(
+            f"mmd2_of_splits: both sides of a split must hold at least {least} points for the "
+            f"{estimator} estimator, got {n} and {m}"
+        )
+    # What u's dtype makes of 1/n and 1/m; the difference to them is put right in float64.
+    shares = u.new_tensor([1 / n, 1 / m])
+    a, b = shares.tolist()
+    s = torch.where(in_x > 0, shares[0], -shares[1])
+    forms, mixed, total = _forms_with_ones(u, s, kernel, backend)
+    stretch = (1 / n + 1 / m) / (a + b)
+    shift = 1 / n - stretch * a
+    biased = stretch**2 * forms + 2 * stretch * shift * mixed + shift**2 * total
+    if estimator == "biased":
+        return biased
+    # Around its mean, of which a radial kernel's diagonal consists, so that digits are kept.
+    level = own.mean(dtype=torch.float64)
+    excess = (own - level).to(u.dtype)
+    traces_x, traces = n * level + (excess @ in_x).double(), len(u) * level
+    sums_x = (forms + 2 * b * mixed + b**2 * total) / (a + b) ** 2
+    sums_y = (forms - 2 * a * mixed + a**2 * total) / (a + b) ** 2
+    more_x = (sums_x / n - traces_x) / (n * (n - 1))
+    more_y = (sums_y / m - (traces - traces_x)) / (m * (m - 1))
+    return biased + more_x + more_y
 
 
 def _forms(u: Tensor, s: Tensor, kernel: Kernel, backend: str) -> Tensor:
@@ -321,10 +378,10 @@ def _blocks(count: int, size: int) -> Iterator[tuple[int, bool]]:
         yield min(at_once, count - start), start == 0
 
 
-def _diagonal(u: Tensor, kernel: Kernel) -> Tensor:
+def _diagonal(u: Tensor, kernel: Kernel, backend: str) -> Tensor:
     """k(u_i, u_i), (…, N)."""
     points = u.unsqueeze(-2)
-    return kernel_matrix(points, points, kernel)[..., 0, 0]
+    return kernel_matrix(points, points, kernel, backend=backend)[..., 0, 0]
 
 
 def _work(x: Tensor) -> Tensor:
@@ -352,6 +409,11 @@ def _result(values: Tensor) -> TwoSampleResult:
 def _seed(generator: torch.Generator | None) -> int:
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+
+
+def _check_estimator(op: str, estimator: str) -> None:
+    if estimator not in ("unbiased", "biased"):
+        raise ValueError(f"{op}: estimator must be 'unbiased' or 'biased', got {estimator!r}")
 
 
 def _check_samples(op: str, x: Tensor, y: Tensor, permutations: int) -> None:

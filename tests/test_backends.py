@@ -7,6 +7,7 @@ import torch
 
 import dmmd_kernels as dk
 from dmmd_kernels import backend, reference
+from dmmd_kernels.kernels import Mixture
 from tests.cases import (
     CLOUDS,
     DEVICE,
@@ -115,6 +116,13 @@ def test_quadratic_forms_of_hard_clouds(name, clouds, kernel, d):
 
 
 @each_backend
+def test_a_scale_of_zero_has_a_derivative(name):
+    z, _, v, _ = problem(9, 9, 2)
+    flat = Mixture("gaussian", torch.tensor([[1.0, 0.0, 0.0]], device=DEVICE))
+    assert_as_accurate("quadratic_form_and_grads", name, (z, v, v), flat)
+
+
+@each_backend
 @pytest.mark.parametrize("scale", [1e-4, 1e3])
 def test_tiny_and_huge_scales(name, scale):
     z, x, v, w = problem(20, 30, 3)
@@ -169,6 +177,15 @@ def test_not_a_number_poisons_its_row_and_no_other(name, bad, kernel):
         expected = getattr(reference, op)(*tensors, mixture)
         assert torch.equal(got.isnan(), expected.isnan())
         assert not got[torch.arange(40, device=DEVICE) != 17].isnan().any()
+
+
+@each_backend
+@pytest.mark.parametrize("d", [2, 5, 12])
+def test_a_last_point_so_far_that_its_distance_overflows_counts_once(name, d):
+    z, x, _, _ = problem(9, 21, d)
+    x[-1] = 1e25
+    mixture, w = compiled_form("energy", z), x.new_ones(21, 1)
+    assert (backend.load(name).potential(z, x, w, mixture) == -torch.inf).all()
 
 
 @each_backend

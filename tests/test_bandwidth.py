@@ -106,6 +106,45 @@ def test_ranks_and_pairs_that_do_not_exist():
         bandwidth.pair_at([group], torch.ones(()))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_points_that_are_not_finite_have_no_width(bad):
+    x = torch.randn(2, 5, 3)
+    x[1, 2, 0] = bad
+    for pairs in ("pooled", "within", "across"):
+        assert dk.median_sigma(x, x, pairs=pairs).isnan().tolist() == [False, True]
+    assert dk.median_sigma(x, x, max_points=2).isnan().tolist() == [False, True]
+    assert dk.mean_sigma(x, x).isnan().tolist() == [False, True]
+    assert dk.median_sigma(torch.full((5, 3), bad), x[0]).isnan()
+
+
+def test_equal_distances_are_kept_once(monkeypatch):
+    monkeypatch.setattr(bandwidth, "_SAMPLED", 2**6)
+    monkeypatch.setattr(bandwidth, "_TILE", 2**9)
+    x = torch.arange(240).remainder(3)[:, None].float()
+    groups = [bandwidth.PairGroup(x, None, 2), bandwidth.PairGroup(x, x)]
+    every = torch.cat([torch.pdist(x).repeat(2), torch.cdist(x, x).flatten()]).sort().values
+    for rank in (0, len(every) // 2, len(every) - 1):
+        assert bandwidth.select_distance(groups, rank) == every[rank]
+    below, kept = bandwidth._inside(groups, -1.0, 3.0)
+    assert below == 0
+    assert sum(len(values) for values, _ in kept) <= 4 * 2**6 + 6 + 2**9
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: dk.median_sigma(x, x, max_points=1), "max_points must be None or at least 2"),
+        (lambda x: dk.median_sigma(x, x, max_points=0), "max_points must be None or at least 2"),
+        (lambda x: dk.sigma_range(x, x, count=0), "count must be at least 1, got 0"),
+        (lambda x: dk.median_sigma(x[None][:0], x), "the batch must not be empty, got"),
+        (lambda x: dk.mean_sigma(x.expand(2, 3, 2), x.expand(3, 3, 2)), "must broadcast"),
+    ],
+)
+def test_errors_say_what_must_hold(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(3, 2))
+
+
 def test_too_few_points():
     x = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="at least two points together, got 1"):

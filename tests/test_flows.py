@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -280,6 +281,83 @@ def test_errors_say_what_must_hold_and_what_came():
         dk.flow(x, y, dk.polynomial(3), step_size=1e300, steps=2)
 
 
+@each_backend
+@pytest.mark.parametrize("d", [2, 12])
+def test_a_gradient_whose_square_overflows_is_shortened_to_max_norm(name, d):
+    x, y = torch.zeros(1, d), torch.zeros(1, d)
+    y[0, 0] = 1e25
+    how = {"step_size": 1.0, "steps": 1, "max_norm": 1.0, "backend": name}
+    moved = dk.flow(x, y, dk.linear(), **how).particles
+    torch.testing.assert_close(moved[0, 0], torch.tensor(1.0))
+    z, g = torch.zeros(3, d), torch.zeros(3, d)
+    g[0, 0], g[1, 1] = 1e25, -1e-30
+    dk.flow_update(z, g, step_size=1.0, max_norm=1.0, backend=name)
+    torch.testing.assert_close(z[:, 0], torch.tensor([-1.0, 0, 0]))
+    assert z[1, 1] == -g[1, 1]
+
+
+def test_a_batch_of_data_or_weights_alone_is_one_flow_for_each():
+    x, y = particles_and_data()
+    data, w = torch.stack([y, 2 * y, y - 1]), torch.rand(3, len(y), dtype=y.dtype, device=DEVICE)
+    k, how = dk.gaussian(1.0), {"step_size": 0.5, "steps": 3, "record_every": 3}
+    both = dk.flow(x, data, k, **how), dk.flow(x[None], y, k, weights=w, **how)
+    for b in range(3):
+        alone = dk.flow(x, data[b], k, **how), dk.flow(x, y, k, weights=w[b], **how)
+        for many, one in zip(both, alone, strict=True):
+            torch.testing.assert_close(many.particles[b], one.particles)
+            torch.testing.assert_close(many.mmd2[:, b], one.mmd2)
+
+
+def test_half_precision_that_rounds_to_infinity_is_an_error():
+    x = torch.full((1, 2), 6e4, dtype=torch.float16)
+    y = -x
+    with pytest.raises(dk.FlowError, match="not finite after step 2"):
+        dk.flow(x, y, dk.energy(), step_size=-1e4, steps=2)
+
+
+def test_a_flow_error_names_the_number_that_first_flow_gives():
+    x, y = particles_and_data()
+    how = {"step_size": torch.inf, "steps": 1, "first_flow": 5}
+    with pytest.raises(dk.FlowError, match=r"flow \(0,\) \(number 5\) are not finite after step 1"):
+        dk.flow(x[None], y, dk.gaussian(1.0), **how)
+    with pytest.raises(dk.FlowError, match=r"particles \(number 5\) are not finite after step 1"):
+        dk.flow(x, y, dk.gaussian(1.0), **how)
+
+
+@pytest.mark.parametrize(
+    ("error", "changed", "message"),
+    [
+        (TypeError, {"steps": 2.0}, "flow: steps must be an integer, got 2.0"),
+        (TypeError, {"callback_every": 2.5}, "flow: callback_every must be an integer, got 2.5"),
+        (TypeError, {"seed": 1.5}, "flow: seed must be an integer, got 1.5"),
+        (ValueError, {"first_step": 2**32}, "flow: first_step must be at least 0 and less than"),
+        (ValueError, {"first_flow": -1}, "flow: first_flow must be at least 0 and less than"),
+        (ValueError, {"precision": "foo"}, "precision must be 'highest' or 'high', got 'foo'"),
+        (ValueError, {"backend": "foo"}, "backend must be 'auto', .*, got 'foo'"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused_before_the_first_step(error, changed, message):
+    x, y = particles_and_data()
+    with pytest.raises(error, match=message):
+        dk.flow(x, y, dk.gaussian(1.0), **({"step_size": 0.1, "steps": 2} | changed))
+
+
+def test_points_of_no_dimension_are_refused():
+    x = torch.zeros(3, 0)
+    with pytest.raises(ValueError, match=r"flow: d must be at least 1, got x of shape \(3, 0\)"):
+        dk.flow(x, x, dk.gaussian(1.0), step_size=0.1, steps=1)
+    with pytest.raises(ValueError, match=r"flow_update: d must be at least 1"):
+        dk.flow_update(x, x, step_size=0.1)
+
+
+def test_numbers_of_numpy_are_numbers():
+    x, y = particles_and_data()
+    run = lambda number: dk.flow(
+        x, y, dk.gaussian(1.0), step_size=number(0.5), noise=number(0.25), steps=np.int64(2), seed=1
+    )
+    assert torch.equal(run(np.float32).particles, run(float).particles)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_ctrl_c_returns_within_a_second():
     script = """
@@ -317,6 +395,48 @@ def test_flow_update_moves_in_place_as_it_says(name):
     assert got is z
     torch.testing.assert_close(z, moved, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(v, turned)
+
+
+@pytest.mark.parametrize("name", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_flow_update_of_half_precision_is_float32_rounded_once(name, dtype):
+    z, g, v = (torch.randn(3, 40, 5).to(dtype) for _ in range(3))
+    how = {"step_size": 0.3, "momentum": 0.9, "max_norm": 0.7, "noise": 0.1, "seed": 4}
+    wide, trail = z.float(), v.float()
+    dk.flow_update(wide, g.float(), velocity=trail, backend=name, **how)
+    assert dk.flow_update(z, g, velocity=v, backend=name, **how) is z
+    assert torch.equal(z, wide.to(dtype))
+    assert torch.equal(v, trail.to(dtype))
+
+
+@needs_native
+def test_the_extension_says_that_it_takes_no_half_precision():
+    reason = native.why_no_flow(torch.zeros(3, 2, dtype=torch.float16), None)
+    assert reason == "its flow takes float32 and float64, got torch.float16"
+
+
+@pytest.mark.parametrize("name", ["auto", "reference"])
+def test_flow_update_takes_one_step_size_per_flow(name):
+    z, g, size = torch.randn(3, 40, 2), torch.randn(3, 2, 40).mT, torch.rand(3)
+    moved = z - size[:, None, None] * g
+    how = {"step_size": size, "noise": torch.zeros(3), "backend": name}
+    torch.testing.assert_close(dk.flow_update(z, g, **how), moved)
+    moved = z[0] - 0.3 * g[0]
+    torch.testing.assert_close(dk.flow_update(z[0], g[0], step_size=0.3, backend=name), moved)
+
+
+def test_errors_of_flow_update_name_it():
+    z = torch.zeros(3, 4, 2)
+    with pytest.raises(ValueError, match=r"flow_update: step_size must be .* \(3,\), got .*\(4,\)"):
+        dk.flow_update(z, z, step_size=torch.ones(4))
+    with pytest.raises(ValueError, match="flow_update: noise must be one number or one per flow"):
+        dk.flow_update(z, z, step_size=0.1, noise=torch.ones(2, 3))
+    with pytest.raises(ValueError, match="flow_update: step must be at least 0 and less than"):
+        dk.flow_update(z, z, step_size=0.1, step=2**32)
+    with pytest.raises(TypeError, match=r"flow_update: seed must be an integer, got 1\.5"):
+        dk.flow_update(z, z, step_size=0.1, seed=1.5)
+    with pytest.raises(ValueError, match=r"backend must be 'auto', .*, got 'foo'"):
+        dk.flow_update(z, z, step_size=0.1, backend="foo")
 
 
 def test_flow_update_refuses_what_it_cannot_overwrite():

@@ -85,6 +85,15 @@ def test_only_what_is_named_is_learned():
     assert module().terms[2:] == MIXED.terms[2:]
 
 
+def test_a_shape_is_learned_where_there_is_one():
+    x, y, _, _ = problem(8, 9, 3)
+    mixed = dk.gaussian(1.3) + dk.rational_quadratic(0.4, 0.9) + dk.laplace(1.0)
+    module = dk.LearnableKernel(mixed, learn=("shapes",))
+    assert module.log_shape.shape == (1,)
+    dk.mmd2(x, y, module()).backward()
+    assert (module.log_shape.grad != 0).all()
+
+
 def test_state_is_kept_and_moved():
     loss = dk.MMDLoss(dk.LearnableKernel(dk.gaussian(2.0)), features=nn.Linear(3, 2))
     with torch.no_grad():
@@ -130,6 +139,7 @@ def test_modules_say_what_they_are():
         (lambda: dk.EnergyLoss(estimator="u"), "EnergyLoss: estimator must be 'biased' or"),
         (lambda: dk.LearnableKernel(dk.gaussian(1.0), learn=("sigma",)), "learn must name"),
         (lambda: dk.LearnableKernel(dk.energy()), "a gaussian, .* got energy"),
+        (lambda: dk.LearnableKernel(dk.gaussian(1.0), ("shapes",)), "have a rational_quadratic"),
         (lambda: dk.LearnableKernel(dk.gaussian(torch.ones(()))), "must have numbers"),
     ],
 )

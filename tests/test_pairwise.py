@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from tests.cases import DEVICE, KERNELS, each_backend, each_kernel, problem
+from tests.cases import DEVICE, KERNELS, converged_clouds, each_backend, each_kernel, problem
 
 
 def double_problem(n, m, d):
@@ -213,3 +213,36 @@ def test_errors_say_what_must_hold_and_what_came():
     ]:
         with pytest.raises(error, match=message):
             call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kernel", [dk.laplace(1.3), dk.energy(), dk.gaussian(0.1)])
+def test_gradients_of_a_matrix_of_converged_clouds_are_those_of_differences(kernel, dtype):
+    z, x = converged_clouds(40, 30, 6)
+    points = [t.to(DEVICE, dtype).requires_grad_() for t in (z, x)]
+    double = [t.detach().double().requires_grad_() for t in points]
+    upstream = torch.randn(40, 30, device=DEVICE)
+
+    def gradients(z, x, backend):
+        k = dk.kernel_matrix(z, x, kernel, backend=backend)
+        return torch.autograd.grad((upstream * k).sum(), (z, x))
+
+    exact = gradients(*double, "reference")
+    for got, truth in zip(gradients(*points, "auto"), exact, strict=True):
+        assert (got - truth).abs().max() <= 32 * torch.finfo(dtype).eps * truth.abs().max()
+
+
+def test_the_gradient_of_a_matrix_without_columns_is_zero():
+    z = torch.randn(3, 4, device=DEVICE, requires_grad=True)
+    dk.kernel_matrix(z, z.detach()[:0], dk.gaussian(1.0)).sum().backward()
+    assert (z.grad == 0).all()
+
+
+def test_what_inference_mode_keeps_serves_training_too():
+    x, y = (torch.randn(7, 2, device=DEVICE) for _ in range(2))
+    kernel = dk.gaussian(0.77)
+    with torch.inference_mode():
+        expected = dk.mmd2(x, y, kernel)
+    value = dk.mmd2(x.requires_grad_(), y, kernel)
+    value.backward()
+    assert value == expected

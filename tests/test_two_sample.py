@@ -56,6 +56,44 @@ def test_single_precision_keeps_the_digits_of_small_values():
     )
 
 
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+def test_samples_of_very_different_sizes_keep_their_digits(estimator):
+    """1/n must not be lost beside 1/m: E k is at most 1, and four of them may lose 4 eps each."""
+    for seed in range(4):
+        u = torch.randn(3003, 2, generator=seeded(seed))
+        split, kernel = (torch.arange(3003) < 3000)[None], dk.gaussian(1.0)
+        want = dk.mmd2(u[:3000].double(), u[3000:].double(), kernel, estimator=estimator)
+        got = two_sample.mmd2_of_splits(u, kernel, [split], estimator=estimator)
+        assert abs(got.item() - want.item()) <= 16 * torch.finfo(u.dtype).eps
+
+
+def test_results_have_no_gradients():
+    x, y, _, _ = problem(8, 8, 3)
+    kernel = dk.gaussian(torch.tensor(1.0, requires_grad=True))
+    for result in (
+        dk.permutation_test(x, y, kernel, permutations=5),
+        dk.wild_bootstrap_test(x, y, kernel, draws=5),
+        dk.aggregated_test(x, y, [kernel], permutations=5),
+    ):
+        assert not any(t.requires_grad for t in result if isinstance(t, torch.Tensor))
+
+
+def test_every_evaluation_is_by_the_named_backend(monkeypatch):
+    named = []
+
+    def evaluation(x, y, kernel, *, backend="auto"):
+        named.append(backend)
+        return dk.kernel_matrix(x, y, kernel, backend=backend)
+
+    monkeypatch.setattr(two_sample, "kernel_matrix", evaluation)
+    x, y, _, _ = problem(8, 8, 3)
+    how = {"backend": "reference"}
+    dk.permutation_test(x, y, dk.gaussian(1.0), permutations=5, **how)
+    dk.wild_bootstrap_test(x, y, dk.gaussian(1.0), draws=5, **how)
+    dk.power_criterion(x, y, dk.gaussian(1.0), **how)
+    assert named == ["reference"] * 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_relabellings_that_mean_the_same_count_as_ties(dtype):
     """Two points against two: three ways to split them, each drawn with either name."""
@@ -68,8 +106,9 @@ def test_relabellings_that_mean_the_same_count_as_ties(dtype):
 def test_points_that_are_not_a_number_have_no_p_value():
     x, y, _, _ = problem(8, 9, 3)
     x[0, 0] = float("nan")
-    result = dk.permutation_test(x, y, dk.gaussian(1.0), permutations=20)
-    assert math.isnan(result.p_value)
+    kernel = dk.gaussian(1.0)
+    assert math.isnan(dk.permutation_test(x, y, kernel, permutations=20).p_value)
+    assert math.isnan(dk.aggregated_test(x, y, [kernel, kernel], permutations=20).p_value)
 
 
 def test_half_precision_is_computed_in_single():
@@ -218,7 +257,15 @@ def test_batches_of_criteria_are_each_alone():
         (lambda x, k: dk.wild_bootstrap_test(x, x[:4], k), "of one size, got 5 and 4"),
         (lambda x, k: dk.aggregated_test(x, x, []), "one per kernel"),
         (lambda x, k: dk.aggregated_test(x, x, [k], weights=[0.0]), "weights must be positive"),
+        (
+            lambda x, k: dk.aggregated_test(x, x, [k, k], weights=[math.nan, 1.0]),
+            "positive, finite",
+        ),
+        (lambda x, k: dk.permutation_test(x, x, k, estimator="foo"), "test: estimator must be"),
+        (lambda x, k: two_sample.mmd2_of_splits(x, k, [], estimator="foo"), "got 'foo'"),
+        (lambda x, k: two_sample.mmd2_of_splits(x, k, [x.T[:1] > 9]), "at least 2 .* got 0 and 5"),
         (lambda x, k: dk.mmd2_variance(x, x[:1], k), "two points each, got 5 and 1"),
+        (lambda x, k: dk.select_kernel(x, x, []), "kernels must hold at least one, got none"),
     ],
 )
 def test_errors_say_what_must_hold(call, message):

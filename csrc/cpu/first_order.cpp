@@ -69,15 +69,11 @@ void sweep_strip(Strip<T>& strip) {
     item.f[strip.row - item.row + r] += sums[r];
 }
 
-/// The parts of a strip that meet no skipped pair, in registers; false when these cannot do it.
+/// A strip in registers, but for the panels that hold the diagonal of its rows where that is
+/// skipped; false when registers cannot do it. Changes which columns the strip sweeps.
 template <class T>
-bool sweep_registers(Strip<T>& strip) {
-  if (strip.sweep.regime.method != Method::registers || strip.problem().p != 1 ||
-      strip.problem().d == 0 || !strip.radial() || (strip.sweep.want & (kParams | kMatrix)))
-    return false;
-  strip.c = strip.w().data;
+bool sweep_off_diagonal(Strip<T>& strip) {
   if (!strip.crosses_diagonal()) return sweep_in_registers(strip);
-  // The panels that hold the diagonal of these rows lie between two parts without it.
   const int64_t from = strip.row - strip.first, end = strip.end;
   const int64_t left = from > 0 ? from / kLanes<T> * kLanes<T> : 0;
   const int64_t right = round_to(from + strip.rows, kLanes<T>);
@@ -90,6 +86,25 @@ bool sweep_registers(Strip<T>& strip) {
   }
   strip.begin = left;
   strip.end = right < end ? right : end;
+  sweep_strip(strip);
+  return true;
+}
+
+/// As above, for all columns; a panel that reaches beyond the cloud is not for registers either.
+template <class T>
+bool sweep_registers(Strip<T>& strip) {
+  const Problem<T>& a = strip.problem();
+  if (strip.sweep.regime.method != Method::registers || a.p != 1 || a.d == 0 || !strip.radial() ||
+      (strip.sweep.want & (kParams | kMatrix)))
+    return false;
+  const int64_t end = strip.end, count = a.m - strip.first;
+  const int64_t whole = count < end ? count / kLanes<T> * kLanes<T> : end;
+  strip.c = strip.w().data;
+  strip.end = whole;
+  if (!sweep_off_diagonal(strip)) return strip.end = end, false;
+  if (whole == end) return true;
+  strip.begin = whole;
+  strip.end = end;
   sweep_strip(strip);
   return true;
 }

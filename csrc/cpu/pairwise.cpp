@@ -137,7 +137,7 @@ template <class T>
 void run(const Problem<T>& problem, int want, const Results<T>& to, T* matrix = nullptr) {
   const auto run_part = [&](const Problem<T>& part, int64_t block, int64_t tasks) {
     Sweep<T> sweep = sweep_of(part, want);
-    sweep.matrix = matrix + block * part.n * part.m;
+    sweep.matrix = matrix ? matrix + block * part.n * part.m : nullptr;
     run(sweep, false, to.of_block(part, block), tasks);
   };
   by_blocks(problem, double(problem.n) * double(problem.m), run_part);

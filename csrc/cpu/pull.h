@@ -16,7 +16,6 @@ void pull_near(const Strip<T>& strip, T* s, ColumnSums column_sums) {
   const int64_t d = strip.problem().d;
   for (int64_t i = 0; strip.radial() && i < strip.near_pairs; ++i) {
     const int64_t at = strip.item.scratch.near[i], r = at / strip.pitch, j = at % strip.pitch;
-    if (j < strip.begin) continue;
     add_difference(s[at], strip.z_at(r), strip.x_at(j), d, strip.sums(r));
     if (T* to = column_sums(j)) add_difference(s[at], strip.x_at(j), strip.z_at(r), d, to);
     s[at] = T(0);

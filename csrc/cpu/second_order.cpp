@@ -75,6 +75,7 @@ template <class T>
 void measure_tangents(const Strip<T>& strip, T* qt) {
   const int64_t d = strip.problem().d;
   const Direction<T>& to = strip.sweep.direction;
+  if (!to.z && !to.x) return clear(strip, qt);
   if (strip.radial() && strip.by_products() && bool(to.z) != bool(to.x)) {
     products_of_tangents(strip, qt);
   } else if (strip.radial()) {
@@ -84,6 +85,7 @@ void measure_tangents(const Strip<T>& strip, T* qt) {
     strip.sum(Product<T>{strip.z(), xt_of(strip)}, d, qt, true);
   }
   mend_tangents(strip, qt);
+  strip.clear_padding(qt);
 }
 
 /// Adds component l to the pairs, and its part of sum_ij c_ij grad_params K'_ij to q.
@@ -128,13 +130,6 @@ void add_one(const Strip<T>& strip, const Pairs<T>& pairs, int64_t l, double* q)
     q[3 * l + 1] += v * sum(by_scale);
     q[3 * l + 2] += v * sum(by_shape);
   }
-}
-
-template <class T>
-void clear(const Strip<T>& strip, T* pairs) {
-  for (int64_t r = 0; r < strip.rows; ++r)
-    for (int64_t j = strip.begin; j < strip.end; j += Vec<T>::size)
-      Vec<T>(0).store(pairs + r * strip.pitch + j);
 }
 
 /// pull and twist times c; f = sum_j w K' for p = 1.

@@ -85,17 +85,15 @@ struct Strip {
   }
 
   void measure() {
-    const int64_t d = problem().d;
-    if (by_products()) {
-      const Left<T> left{z().data, z().pitch, 1};
-      const Right<T> right{sweep.x.tile(item.block, tile), kLanes<T> * d, kLanes<T>};
-      multiply(left, right, rows, d, end, q, pitch, false);
-      if (radial()) distances_of_products();
-    } else if (radial()) {
-      sum(SquaredDifference<T>{z(), x()}, d, q);
-    } else {
-      sum(Product<T>{z(), x()}, d, q);
-    }
+    measure_all();
+    clear_padding(q);
+  }
+
+  /// Sets the entries of columns beyond the cloud to zero: zero weights would not mend infinities.
+  void clear_padding(T* pairs) const {
+    const int64_t count = problem().m - first;
+    for (int64_t r = 0; count < end && r < rows; ++r)
+      for (int64_t j = count > begin ? count : begin; j < end; ++j) pairs[r * pitch + j] = T(0);
   }
 
   /// Needs q; sets c, and q = 0 with c = 0 for pairs that count for nothing.
@@ -105,6 +103,7 @@ struct Strip {
     if (p != 1 && !needs_pairs) return clear_skipped(q);
     if (p == 1) {
       c = w().data;
+      c_pitch = 0;
       if (!crosses_diagonal()) return;
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t j = begin; j < end; ++j) own[r * pitch + j] = c[j];
@@ -132,6 +131,20 @@ struct Strip {
   }
 
  private:
+  void measure_all() {
+    const int64_t d = problem().d;
+    if (by_products()) {
+      const Left<T> left{z().data, z().pitch, 1};
+      const Right<T> right{sweep.x.tile(item.block, tile), kLanes<T> * d, kLanes<T>};
+      multiply(left, right, rows, d, end, q, pitch, false);
+      if (radial()) distances_of_products();
+    } else if (radial()) {
+      sum(SquaredDifference<T>{z(), x()}, d, q);
+    } else {
+      sum(Product<T>{z(), x()}, d, q);
+    }
+  }
+
   /// q = |z|^2 + |x|^2 - 2 q, and from differences where the pair is near.
   void distances_of_products() {
     using V = Vec<T>;
@@ -154,6 +167,13 @@ struct Strip {
       q[near[i]] = square_distance(z_at(near[i] / pitch), x_at(near[i] % pitch), problem().d);
   }
 };
+
+template <class T>
+void clear(const Strip<T>& strip, T* pairs) {
+  for (int64_t r = 0; r < strip.rows; ++r)
+    for (int64_t j = strip.begin; j < strip.end; j += Vec<T>::size)
+      Vec<T>(0).store(pairs + r * strip.pitch + j);
+}
 
 /// body(shape, l) for every component of the kernel.
 template <class T, class Body>

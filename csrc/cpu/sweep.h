@@ -2,8 +2,8 @@
 //
 // Columns x are packed into tiles, whose lanes run over columns. A work item is a few rows of one
 // block against a range of tiles; it fills sums of its own in double, so that the partition alone,
-// and not the threads, decides every rounding. Columns beyond m repeat the last one *with weight
-// zero*, so they add nothing and need no other mask.
+// and not the threads, decides every rounding. Columns beyond m have weight zero and distance zero,
+// so they add nothing, whatever the points are.
 #pragma once
 
 #include <cstdint>

@@ -45,6 +45,17 @@ DMMD_INLINE bool has_no_shape(Profile profile) {
          profile == Profile::square_distance;
 }
 
+/// What the slope factor of the one component is a multiple of its scale by.
+template <class T>
+double slope_per_scale(const Strip<T>& strip) {
+  Parameters<T> unit = strip.parameters(0);
+  unit.scale = T(1);
+  double factor = 0;
+  with_component(strip.problem().kernel[0].profile, unit,
+                 [&](const auto& form) { factor = double(form.slope_factor); });
+  return factor;
+}
+
 /// A kernel of one component: adds sum c K to value and its derivatives to q; s = c dK/dq replaces
 /// the distances.
 template <bool Params, class Form, class T>
@@ -70,7 +81,7 @@ void weigh_one(const Strip<T>& strip, const Form& form, double* value, double* q
   *value += double(form.value_factor) * values;
   if (!Params) return;
   q_sums[0] += values;
-  q_sums[1] += double(form.slope_factor) / double(strip.parameters(0).scale) * scales;
+  q_sums[1] += slope_per_scale(strip) * scales;
 }
 
 /// Adds to the item's value and q, and returns the weighted slopes.

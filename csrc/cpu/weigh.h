@@ -63,13 +63,6 @@ void weigh_all(const Strip<T>& strip, const T* k, T* s, double* sums) {
   }
 }
 
-template <class T>
-void clear(const Strip<T>& strip, T* pairs) {
-  for (int64_t r = 0; r < strip.rows; ++r)
-    for (int64_t j = strip.begin; j < strip.end; j += Vec<T>::size)
-      Vec<T>(0).store(pairs + r * strip.pitch + j);
-}
-
 /// K into k, its slope into s, for kernels of any number of components.
 template <bool Value, bool Slope, class T>
 void evaluate(const Strip<T>& strip, T* k, T* s) {

@@ -5,6 +5,8 @@
 Convention: Σ_γ exp(-γ |x - y|²) over the decades γ = 0.001 … 1000, a sum; MMD² biased, not rooted.
 The kernel_type "mean_cov" is no MMD but CORAL: the mean squared differences of means and of
 covariances, added.
+
+Kept: any kernel_type but "gaussian" means CORAL, also one that is misspelt.
 """
 
 from collections.abc import Sequence

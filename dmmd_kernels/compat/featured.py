@@ -3,7 +3,7 @@
 Deep kernels are of this form: a kernel of learned features, and one of the points themselves.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,31 @@ from dmmd_kernels.compat.sums import RowSums, paired, peak
 from dmmd_kernels.two_sample import mmd2_of_splits
 
 
+def _of_dense(name: str) -> Callable[..., Any]:
+    """The operator of tensors; Python looks operators up in the class, past __getattr__."""
+
+    def operator(self: "FeaturedMatrix", *others: Any) -> Any:
+        return getattr(self.dense(), name)(*others)
+
+    return operator
+
+
 class FeaturedMatrix:
     """K (N, N) of N points, from parts (features (N, d_l), radial kernel).
 
-    It becomes a tensor where one is needed: when indexed, when torch or NumPy computes with it, or
-    by `dense()`. Sums over it are taken without.
+    It becomes a tensor where one is needed: when indexed, in arithmetic and comparisons of order,
+    when torch or NumPy computes with it, or by `dense()`. Sums over it are taken without.
     """
+
+    __neg__, __abs__ = _of_dense("__neg__"), _of_dense("__abs__")
+    __add__, __radd__ = _of_dense("__add__"), _of_dense("__radd__")
+    __sub__, __rsub__ = _of_dense("__sub__"), _of_dense("__rsub__")
+    __mul__, __rmul__ = _of_dense("__mul__"), _of_dense("__rmul__")
+    __truediv__, __rtruediv__ = _of_dense("__truediv__"), _of_dense("__rtruediv__")
+    __matmul__, __rmatmul__ = _of_dense("__matmul__"), _of_dense("__rmatmul__")
+    __pow__, __rpow__ = _of_dense("__pow__"), _of_dense("__rpow__")
+    __lt__, __le__ = _of_dense("__lt__"), _of_dense("__le__")
+    __gt__, __ge__ = _of_dense("__gt__"), _of_dense("__ge__")
 
     def __init__(self, *parts: tuple[Tensor, dk.Kernel]) -> None:
         self.parts = parts

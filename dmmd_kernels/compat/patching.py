@@ -62,7 +62,8 @@ def patch(name: str, module: ModuleType | str | None = None) -> Iterator[None]:
     Raises:
         ValueError: an unknown name.
         ImportError: nothing of that name is installed or imported.
-        RuntimeError: a version, or a copy with other parameters, whose behaviour is not known.
+        RuntimeError: a version, or a copy with other parameters or defaults, whose behaviour is not
+            known.
     """
     if name in _PACKAGES:
         _check_version(name)
@@ -152,8 +153,25 @@ def _swaps_of(copy: ModuleType, shim: ModuleType, name: str) -> list[Swap]:
 
 
 def _check_parameters(label: str, theirs: Callable | None, ours: Callable) -> None:
-    """A copy that was changed takes other parameters; then what it computes is not known."""
-    want = list(inspect.signature(ours).parameters)
-    got = [] if theirs is None else list(inspect.signature(theirs).parameters)
-    if theirs is None or got != want[: len(got)]:
-        raise RuntimeError(f"compat.patch: {label} must take ({', '.join(want)}), got {got}")
+    """A copy that was changed takes other parameters; then what it computes is not known.
+
+    It may lack the last ones, and need what has a default here.
+    """
+    want = inspect.signature(ours).parameters
+    got = {} if theirs is None else inspect.signature(theirs).parameters
+    if not got or list(got) != list(want)[: len(got)]:
+        raise RuntimeError(f"compat.patch: {label} must take ({', '.join(want)}), got {list(got)}")
+    for name, parameter in got.items():
+        default = parameter.default
+        if default is not parameter.empty and not _alike(default, want[name].default):
+            raise RuntimeError(
+                f"compat.patch: {label} must have the default {want[name]}, got {parameter}; "
+                f"import from dmmd_kernels.compat instead where that is meant"
+            )
+
+
+def _alike(theirs: Any, ours: Any) -> bool:
+    """Whether the defaults mean the same; a list and a tuple of the same do."""
+    if isinstance(theirs, (list, tuple)) and isinstance(ours, (list, tuple)):
+        return list(theirs) == list(ours)
+    return theirs is ours or (type(ours) in (bool, int, float, str) and bool(theirs == ours))

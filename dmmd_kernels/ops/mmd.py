@@ -204,7 +204,7 @@ def _for_sizes(build: Callable, x: Tensor, y: Tensor, *rest) -> Any:
     if kept is None:
         if len(_kept) >= 64:
             _kept.clear()
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # they will meet calls that are neither
             kept = _kept[key] = build(_uniform(x), _uniform(y), *rest)
     return kept
 

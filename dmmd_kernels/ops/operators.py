@@ -183,12 +183,23 @@ def _form_and_grads_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
 
 
 # -- kernel_matrix --------------------------------------------------------------------------------
-# Its derivatives are matrices too, so plain torch on the n × m squared distances does.
+# Its derivatives are matrices too, so plain torch on the n × m squared distances does. Σ c (z - x)
+# is taken as two products, in float64: there they cancel without losing what float32 has.
+
+
+def _in_double(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds in float64, shifted by the mean of x, which differences do not feel."""
+    z, x = z.double(), x.double()
+    if x.shape[-2] == 0:
+        return z, x
+    centre = x.detach().mean(-2, keepdim=True).nan_to_num(0.0, 0.0, 0.0)
+    return z - centre, x - centre
 
 
 def _matrix_components(tensors, how):
     """(ψ, λ, s, a, q) per component, with λ, s, a ready to meet the (n, m) matrix q."""
     z, x, params = tensors
+    z, x = z.to(params.dtype), x.to(params.dtype)
     unit = params.new_tensor([[1.0, 1.0, 0.0]])
     q = kernel_matrix(z, x, unit, "square_distance", *how[1:])
     for index, name in enumerate(Mixture(how[0], params).names):
@@ -214,11 +225,10 @@ def _matrix_backward(tensors, how, needs, upstream):
     z, x, _params = tensors
     dz = dx = dparams = None
     if needs[0] or needs[1]:
-        pull = 2 * upstream * _matrix_slope(tensors, how)
-        centre = x.detach().mean(-2, keepdim=True)  # differences do not feel it, rounding does
-        zc, xc = z - centre, x - centre
-        dz = pull.sum(-1)[..., None] * zc - pull @ xc
-        dx = pull.sum(-2)[..., None] * xc - pull.mT @ zc
+        pull = (2 * upstream * _matrix_slope(tensors, how)).double()
+        zc, xc = _in_double(z, x)
+        dz = (pull.sum(-1)[..., None] * zc - pull @ xc).to(z.dtype)
+        dx = (pull.sum(-2)[..., None] * xc - pull.mT @ zc).to(x.dtype)
     if needs[2]:
         rows = [
             torch.stack([(upstream * value).sum((-2, -1)) for value in values], -1)
@@ -234,11 +244,10 @@ def _matrix_jvp(tensors, how, z_dot, x_dot, params_dot):
     if z_dot is not None or x_dot is not None:
         a = torch.zeros_like(z) if z_dot is None else z_dot
         b = torch.zeros_like(x) if x_dot is None else x_dot
-        centre = x.mean(-2, keepdim=True)
-        zc, xc = z - centre, x - centre
+        (zc, xc), a, b = _in_double(z, x), a.double(), b.double()
         q_dot = (zc * a).sum(-1)[..., None] + (xc * b).sum(-1)[..., None, :]
         q_dot = q_dot - zc @ b.mT - a @ xc.mT
-        along.append(2 * _matrix_slope(tensors, how) * q_dot)
+        along.append((2 * _matrix_slope(tensors, how) * q_dot).to(z.dtype))
     if params_dot is not None:
         for index, values in enumerate(_matrix_by_parameter(tensors, how)):
             rows = params_dot[..., index, :, None, None].unbind(-3)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import dmmd_kernels as dk
 from dmmd_kernels.compat import dk_tst
+from dmmd_kernels.compat.featured import FeaturedMatrix
 from tests.compat import plain
 from tests.compat.test_families import waves
 
@@ -92,3 +94,18 @@ def test_matrices_are_converted():
     made = dk_tst.MatConvert(np.ones((2, 3)), "cpu", torch.float32)
     assert made.dtype == torch.float32
     assert made.shape == (2, 3)
+
+
+def test_a_matrix_of_features_computes_as_a_tensor():
+    a, b = torch.randn(5, 2), torch.randn(5, 3)
+    matrix = FeaturedMatrix((a, dk.gaussian(1.0)), (b, dk.gaussian(2.0)))
+    dense = matrix.dense()
+    for operation in (
+        lambda k: 2 * k + k * dense - k / 2,
+        lambda k: -k + 1 - (1 - k) + (1 + k),
+        lambda k: (k @ dense) + (dense @ k) + abs(k) + k**2,
+        lambda k: dense + k - 1 / k + k + k,
+        lambda k: (k > 0.5) & (k <= dense),
+        lambda k: k[0],
+    ):
+        assert torch.equal(operation(matrix), operation(dense))

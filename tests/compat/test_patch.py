@@ -82,6 +82,27 @@ def test_a_copy_with_other_parameters_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (lambda X, Y, sigma_list, biased=False: None, "default biased.*True, got biased=False"),
+        (lambda X, Y, sigma_list=(1,), biased=True: None, "got sigma_list"),
+        (lambda: None, r"must take \(X, Y, .* got \[\]"),
+    ],
+)
+def test_a_copy_with_other_defaults_or_no_parameters_is_refused(theirs, message):
+    module = copied_file()
+    module.mix_rbf_mmd2 = theirs
+    with pytest.raises(RuntimeError, match=message), compat.patch("mmd_gan", module):
+        pass
+
+
+def test_a_copy_may_write_its_defaults_otherwise():
+    ours = lambda x, y, gamma=(0.1, 1.0), kernel=None, count=5: None
+    patching._check_parameters("f", lambda x, y, gamma=[0.1, 1], kernel=None, count=5.0: None, ours)
+    patching._check_parameters("f", lambda x, y, gamma: None, ours)
+
+
+@pytest.mark.parametrize(
     ("name", "module", "error", "message"),
     [
         ("numpy", None, ValueError, "name must be one of .*'geomloss'"),

@@ -26,14 +26,12 @@ from dmmd_kernels.ops import (
     witness,
     witness_grad,
 )
+from dmmd_kernels.power import mmd2_variance, power_criterion, select_kernel
 from dmmd_kernels.two_sample import (
     AggregatedResult,
     TwoSampleResult,
     aggregated_test,
-    mmd2_variance,
     permutation_test,
-    power_criterion,
-    select_kernel,
     wild_bootstrap_test,
 )
 

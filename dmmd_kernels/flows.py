@@ -18,6 +18,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable loads the compiler at once
 
 from dmmd_kernels import motion, native, reference
 from dmmd_kernels.backend import BackendError, pick
@@ -92,7 +93,7 @@ def velocity(
     return -witness_grad(z, x, y, kernel, backend=backend, precision=precision)
 
 
-@torch.compiler.disable
+@_disable_dynamo
 @torch.no_grad()
 def flow(
     x: Tensor,
@@ -205,7 +206,7 @@ def flow(
     return result
 
 
-@torch.compiler.disable
+@_disable_dynamo
 @torch.no_grad()
 def flow_update(
     z: Tensor,

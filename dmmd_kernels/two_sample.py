@@ -7,8 +7,7 @@ strip of rows meets itself and the rows after it, half of all pairs.
 
 Sources: Gretton et al., "A kernel two-sample test", JMLR 2012; Chwialkowski et al., "A wild
 bootstrap for degenerate kernel tests", NeurIPS 2014; Schrab et al., "MMD aggregated two-sample
-test", JMLR 2023; Liu et al., "Learning deep kernels for non-parametric two-sample tests", ICML
-2020.
+test", JMLR 2023.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel
-from dmmd_kernels.ops import kernel_matrix, mmd2, potential
-from dmmd_kernels.ops.checks import check_points, common_batch
+from dmmd_kernels.ops import kernel_matrix, potential
+from dmmd_kernels.ops.checks import check_points
+from dmmd_kernels.ops.pairwise import kernel_diagonal
 
 _STRIP = 4096  # rows that meet all later ones at a time
 _NUMBERS = 2**25  # of right-hand sides at a time
@@ -177,89 +177,6 @@ def aggregated_test(
     return AggregatedResult(torch.stack([v[0] for v in values]), p_values[:, 0], p_value)
 
 
-def power_criterion(
-    x: Tensor, y: Tensor, kernel: Kernel, *, regularization: float = 1e-8, backend: str = "auto"
-) -> Tensor:
-    """MMD²_u / √(variance + regularization): what the power of the test grows with; differentiable.
-
-    Liu et al. (2020), equation 3. Choose or train the kernel on one half of the data, test on the
-    other: on the same points the test does not hold its level.
-
-    Args:
-        x: (…, n, d).
-        y: (…, m, d).
-        kernel: see dmmd_kernels.kernels; its parameters may require grad.
-        regularization: keeps the ratio finite where the variance vanishes.
-        backend: as in `potential`.
-
-    Returns:
-        (…,), twice differentiable in x, y and the kernel's parameters.
-
-    Raises:
-        TypeError, ValueError, BackendError: as in `mmd2`.
-    """
-    variance = mmd2_variance(x, y, kernel, backend=backend)
-    return mmd2(x, y, kernel, backend=backend) / (variance + regularization).sqrt()
-
-
-def mmd2_variance(x: Tensor, y: Tensor, kernel: Kernel, *, backend: str = "auto") -> Tensor:
-    """The variance of unbiased MMD² where the distributions differ, to first order in 1/n.
-
-    4 Var_i g(x_i)/n + 4 Var_j g(y_j)/m, with g(x_i) the mean of k(x_i, ·) over the other x less
-    that over y, and g(y_j) the other way round (Liu et al., 2020, equation 5, for n ≠ m).
-
-    Args:
-        x: (…, n, d), n of at least 2.
-        y: (…, m, d), m of at least 2.
-        kernel: see dmmd_kernels.kernels; its parameters may require grad.
-        backend: as in `potential`.
-
-    Returns:
-        (…,), twice differentiable in x, y and the kernel's parameters.
-
-    Raises:
-        TypeError, ValueError: x and y do not fit together, or hold less than two points.
-        BackendError: the named backend cannot run the call.
-    """
-    check_points("mmd2_variance", x=x, y=y)
-    n, m = x.shape[-2], y.shape[-2]
-    if min(n, m) < 2:
-        raise ValueError(f"mmd2_variance: x and y must hold two points each, got {n} and {m}")
-    batch = common_batch("mmd2_variance", x=x, y=y)
-    u = torch.cat([t.expand(*batch, *t.shape[-2:]) for t in (x, y)], -2)
-    groups = torch.zeros(n + m, 2, dtype=u.dtype, device=u.device)
-    groups[:n, 0] = groups[n:, 1] = 1
-    sums = potential(u, u, groups.expand(*batch, -1, -1), kernel, backend=backend)
-    own = _diagonal(u, kernel, backend)
-    g_x = (sums[..., :n, 0] - own[..., :n]) / (n - 1) - sums[..., :n, 1] / m
-    g_y = (sums[..., n:, 1] - own[..., n:]) / (m - 1) - sums[..., n:, 0] / n
-    return 4 * (g_x.var(-1, correction=0) / n + g_y.var(-1, correction=0) / m)
-
-
-def select_kernel(
-    x: Tensor, y: Tensor, kernels: Sequence[Kernel], *, regularization: float = 1e-8
-) -> Kernel:
-    """The kernel of largest `power_criterion` on x and y, which must be data the test won't see.
-
-    Args:
-        x: (n, d).
-        y: (m, d).
-        kernels: to choose from.
-        regularization: as in `power_criterion`.
-
-    Returns:
-        One of the kernels, the first of those that are equally good.
-
-    Raises:
-        TypeError, ValueError: as in `power_criterion`; ValueError for no kernels.
-    """
-    if not kernels:
-        raise ValueError("select_kernel: kernels must hold at least one, got none")
-    with torch.no_grad():
-        ratios = [power_criterion(x, y, k, regularization=regularization) for k in kernels]
-    return kernels[int(torch.stack(ratios).argmax())]
-
-
 @torch.no_grad()
 def mmd2_of_splits(
     u: Tensor,
@@ -287,7 +204,7 @@ def mmd2_of_splits(
     """
     _check_estimator("mmd2_of_splits", estimator)
     u = _work(u)
-    own = _diagonal(u, kernel, backend)
+    own = kernel_diagonal(u, kernel, backend)
     values = []
     for block in splits:
         in_x = block.to(u.device).T.to(u.dtype, memory_format=torch.contiguous_format)
@@ -376,12 +293,6 @@ def _blocks(count: int, size: int) -> Iterator[tuple[int, bool]]:
     at_once = max(16, _NUMBERS // max(size, 1))
     for start in range(0, count, at_once):
         yield min(at_once, count - start), start == 0
-
-
-def _diagonal(u: Tensor, kernel: Kernel, backend: str) -> Tensor:
-    """k(u_i, u_i), (…, N)."""
-    points = u.unsqueeze(-2)
-    return kernel_matrix(points, points, kernel, backend=backend)[..., 0, 0]
 
 
 def _work(x: Tensor) -> Tensor:

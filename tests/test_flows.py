@@ -17,7 +17,7 @@ import torch
 
 import dmmd_kernels as dk
 from dmmd_kernels import backend, flows, native
-from dmmd_kernels.philox import normals, words
+from dmmd_kernels.philox import normals
 from tests.cases import DEVICE, KERNELS, each_backend, each_kernel, problem
 
 MASK = 0xFFFFFFFF
@@ -30,53 +30,6 @@ needs_native = pytest.mark.skipif(
 def particles_and_data(n=20, m=25, d=2, dtype=torch.float64):
     x, y, _, _ = problem(n, m, d, dtype=dtype)
     return x + 1.5, y
-
-
-# -- The numbers of Philox ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("counter", "seed", "expected"),
-    [
-        ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        ((MASK,) * 4, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-            0x299F31D0A4093822,
-            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-        ),
-    ],
-)
-def test_philox_gives_the_published_words(counter, seed, expected):
-    assert tuple(map(int, words(tuple(map(torch.tensor, counter)), seed))) == expected
-
-
-def test_normals_are_normal_and_uncorrelated():
-    xi = normals(torch.zeros(4, 20_000, 6, dtype=torch.float64), seed=1, step=2)
-    flat = xi.permute(0, 2, 1).reshape(24, -1)
-    assert (flat.mean(-1).abs() < 5 / 20_000**0.5).all()
-    assert ((flat.std(-1) - 1).abs() < 5 / 40_000**0.5).all()
-    assert (torch.corrcoef(flat) - torch.eye(24)).abs().max() < 5 / 20_000**0.5
-
-
-def test_a_number_depends_on_seed_flow_particle_coordinate_and_step_alone():
-    whole = normals(torch.zeros(3, 7, 5), seed=9, step=4)
-    assert torch.equal(
-        normals(torch.zeros(1, 3, 2), seed=9, step=4, first_flow=2), whole[2:, :3, :2]
-    )
-    for other in ({"seed": 8, "step": 4}, {"seed": 9, "step": 5}, {"seed": 9 + 2**32, "step": 4}):
-        assert not (normals(torch.zeros(3, 7, 5), **other) == whole).any()
-
-
-@needs_native
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_extension_draws_the_same_noise(dtype):
-    """Up to the last bits of log, cos and sin."""
-    z = torch.zeros(3, 50, 7, dtype=dtype)
-    how = {"step_size": 1.0, "noise": 1.0, "seed": 2**63 + 11, "step": 5, "first_flow": 2**31}
-    ours = dk.flow_update(z.clone(), z, backend="native", **how)
-    theirs = dk.flow_update(z.clone(), z, backend="reference", **how)
-    assert (ours - theirs).abs().max() <= 4 * torch.finfo(dtype).eps
 
 
 # -- The loop -------------------------------------------------------------------------------------
@@ -377,76 +330,6 @@ except KeyboardInterrupt:
     run = [sys.executable, "-c", script]
     done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
     assert float(done.stdout) < 1
-
-
-# -- flow_update ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["auto", "reference"])
-def test_flow_update_moves_in_place_as_it_says(name):
-    z, g, v = (torch.randn(2, 3, 40, 5, dtype=torch.float64) for _ in range(3))
-    size, spread = torch.rand(2, 3), torch.rand(2, 3)
-    clipped = g * (0.7 / g.norm(dim=-1, keepdim=True)).clamp(max=1)
-    turned = 0.9 * v + clipped
-    xi = normals(z.flatten(0, 1), seed=4, step=8).view_as(z)
-    moved = z - size[..., None, None] * turned + spread[..., None, None] * xi
-    how = {"momentum": 0.9, "max_norm": 0.7, "noise": spread[None], "seed": 4, "step": 8}
-    got = dk.flow_update(z, g, step_size=size[None], velocity=v, backend=name, **how)
-    assert got is z
-    torch.testing.assert_close(z, moved, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(v, turned)
-
-
-@pytest.mark.parametrize("name", ["auto", "reference"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_flow_update_of_half_precision_is_float32_rounded_once(name, dtype):
-    z, g, v = (torch.randn(3, 40, 5).to(dtype) for _ in range(3))
-    how = {"step_size": 0.3, "momentum": 0.9, "max_norm": 0.7, "noise": 0.1, "seed": 4}
-    wide, trail = z.float(), v.float()
-    dk.flow_update(wide, g.float(), velocity=trail, backend=name, **how)
-    assert dk.flow_update(z, g, velocity=v, backend=name, **how) is z
-    assert torch.equal(z, wide.to(dtype))
-    assert torch.equal(v, trail.to(dtype))
-
-
-@needs_native
-def test_the_extension_says_that_it_takes_no_half_precision():
-    reason = native.why_no_flow(torch.zeros(3, 2, dtype=torch.float16), None)
-    assert reason == "its flow takes float32 and float64, got torch.float16"
-
-
-@pytest.mark.parametrize("name", ["auto", "reference"])
-def test_flow_update_takes_one_step_size_per_flow(name):
-    z, g, size = torch.randn(3, 40, 2), torch.randn(3, 2, 40).mT, torch.rand(3)
-    moved = z - size[:, None, None] * g
-    how = {"step_size": size, "noise": torch.zeros(3), "backend": name}
-    torch.testing.assert_close(dk.flow_update(z, g, **how), moved)
-    moved = z[0] - 0.3 * g[0]
-    torch.testing.assert_close(dk.flow_update(z[0], g[0], step_size=0.3, backend=name), moved)
-
-
-def test_errors_of_flow_update_name_it():
-    z = torch.zeros(3, 4, 2)
-    with pytest.raises(ValueError, match=r"flow_update: step_size must be .* \(3,\), got .*\(4,\)"):
-        dk.flow_update(z, z, step_size=torch.ones(4))
-    with pytest.raises(ValueError, match="flow_update: noise must be one number or one per flow"):
-        dk.flow_update(z, z, step_size=0.1, noise=torch.ones(2, 3))
-    with pytest.raises(ValueError, match="flow_update: step must be at least 0 and less than"):
-        dk.flow_update(z, z, step_size=0.1, step=2**32)
-    with pytest.raises(TypeError, match=r"flow_update: seed must be an integer, got 1\.5"):
-        dk.flow_update(z, z, step_size=0.1, seed=1.5)
-    with pytest.raises(ValueError, match=r"backend must be 'auto', .*, got 'foo'"):
-        dk.flow_update(z, z, step_size=0.1, backend="foo")
-
-
-def test_flow_update_refuses_what_it_cannot_overwrite():
-    z = torch.zeros(4, 5)
-    with pytest.raises(ValueError, match="z must be contiguous"):
-        dk.flow_update(z.mT, z.mT, step_size=0.1)
-    with pytest.raises(ValueError, match=r"g must have the shape of z, \(4, 5\), got \(1, 5\)"):
-        dk.flow_update(z, z[:1], step_size=0.1)
-    with pytest.raises(ValueError, match="momentum needs velocity"):
-        dk.flow_update(z, z, step_size=0.1, momentum=0.5)
 
 
 @needs_native

@@ -15,7 +15,7 @@ LAYERS = [
     ["reference", "native", "_triton", "motion"],
     ["backend"],
     ["ops"],
-    ["losses", "modules", "flows", "two_sample", "bandwidth", "diffusion", "models", "distributed"],
+    ["losses", "modules", "flows", "two_sample", "power", "bandwidth", "diffusion", "models"],
 ]
 # All other modules are the programs and their parts: above these, and free among themselves.
 TOP = len(LAYERS)

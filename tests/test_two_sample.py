@@ -7,6 +7,7 @@ import torch
 
 import dmmd_kernels as dk
 from dmmd_kernels import two_sample
+from dmmd_kernels.ops import pairwise
 from tests.cases import KERNELS, each_kernel, problem
 
 
@@ -85,7 +86,8 @@ def test_every_evaluation_is_by_the_named_backend(monkeypatch):
         named.append(backend)
         return dk.kernel_matrix(x, y, kernel, backend=backend)
 
-    monkeypatch.setattr(two_sample, "kernel_matrix", evaluation)
+    for module in (two_sample, pairwise):
+        monkeypatch.setattr(module, "kernel_matrix", evaluation)
     x, y, _, _ = problem(8, 8, 3)
     how = {"backend": "reference"}
     dk.permutation_test(x, y, dk.gaussian(1.0), permutations=5, **how)

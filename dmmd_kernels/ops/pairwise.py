@@ -219,3 +219,9 @@ def _polynomial_matrix(x: Tensor, y: Tensor, mixture: Mixture) -> Tensor:
 
 def added(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
+
+
+def kernel_diagonal(u: Tensor, kernel: Kernel, backend: str) -> Tensor:
+    """k(u_i, u_i), (…, N)."""
+    points = u.unsqueeze(-2)
+    return kernel_matrix(points, points, kernel, backend=backend)[..., 0, 0]

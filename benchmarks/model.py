@@ -57,6 +57,7 @@ HARDWARE = {
 KERNELS = {
     "gaussian": (1, 4.0, 4.5),
     "rational_quadratic": (2, 6.0, 7.0),
+    "inverse_root": (1, 5.0, 6.0),  # rational quadratic with α = 1/2
     "mixture": (1, 12.0, 12.5),
     "linear": (0, 0.0, 0.0),
 }

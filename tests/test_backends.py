@@ -104,13 +104,20 @@ def test_hard_clouds(name, clouds, kernel):
     every_function(name, z, x, v, w, compiled_form(kernel, z))
 
 
+def several_coefficients(n):
+    """For eight forms at once: the error of a single number is small by luck too often."""
+    return torch.randn(8, n, 2, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+
+
 @each_backend
 @each_cloud
 @pytest.mark.parametrize("kernel", ["gaussian", "laplace", "gaussians"])
 @pytest.mark.parametrize("d", [2, 6, 12])
 def test_quadratic_forms_of_hard_clouds(name, clouds, kernel, d):
-    z, x, v, w = problem(37, 28, d, p=2, clouds=clouds)
-    u, c = torch.cat([z, x]), torch.cat([v, w])
+    if name == "triton" and DEVICE == "cpu":
+        pytest.skip("triton: its interpreter takes minutes for eight forms of 65 points")
+    z, x, _, _ = problem(37, 28, d, clouds=clouds)
+    u, c = torch.cat([z, x]), several_coefficients(65)
     for op in ("quadratic_form", "quadratic_form_and_grads"):
         assert_as_accurate(op, name, (u, c, c), compiled_form(kernel, u), True)
 
@@ -135,8 +142,7 @@ def test_the_diagonal_counts_for_nothing(name, kernel):
     z, _, v, w = problem(37, 37, 4, p=2)
     every_function(name, z, z.clone(), v, w, compiled_form(kernel, z), skip=True)
     for skip in (True, False):
-        for op in ("quadratic_form", "quadratic_form_and_grads"):
-            assert_as_accurate(op, name, (z, v, v), compiled_form(kernel, z), skip)
+        assert_as_accurate("quadratic_form", name, (z, v, v), compiled_form(kernel, z), skip)
 
 
 @each_backend

@@ -1,9 +1,8 @@
 """Losses and kernels as modules: what they compute, what they hold, and that they learn."""
 
-import io
-
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import nn
 
 import dmmd_kernels as dk
@@ -98,11 +97,9 @@ def test_state_is_kept_and_moved():
     loss = dk.MMDLoss(dk.LearnableKernel(dk.gaussian(2.0)), features=nn.Linear(3, 2))
     with torch.no_grad():
         loss.kernel.log_scale += 1
-    buffer = io.BytesIO()
-    torch.save(loss.state_dict(), buffer)
-    buffer.seek(0)
+    kept = save(loss.state_dict())
     other = dk.MMDLoss(dk.LearnableKernel(dk.gaussian(1.0)), features=nn.Linear(3, 2))
-    other.load_state_dict(torch.load(buffer, weights_only=True))
+    other.load_state_dict(load(kept))
     x, y, _, _ = problem(8, 9, 3)
     assert torch.equal(loss(x, y), other(x, y))
     assert loss.double()(x.double(), y.double()).dtype == torch.float64

@@ -87,11 +87,11 @@ struct Field {
   void turn() { now = 1 - now; }
   void publish(const Team&, int64_t i, const T (&z)[kMaxD]) { clouds.particles[1 - now].set(i, z); }
 
-  // Whole cache lines of particles, so that no two workers write to one.
   Share share(const Team& team) const {
-    const int64_t line = 64 / int64_t(sizeof(T)), lines = (flow.n + line - 1) / line;
-    const int64_t first = lines * team.rank / team.size, end = lines * (team.rank + 1) / team.size;
-    return {first * line, std::min(end * line, flow.n), kRows};
+    const int64_t groups = (flow.n + kRows - 1) / kRows;
+    const int64_t first = groups * team.rank / team.size;
+    const int64_t end = groups * (team.rank + 1) / team.size;
+    return {first * kRows, std::min(end * kRows, flow.n), kRows};
   }
 
   void gradient(const Team&, const T (&z)[kRows][kMaxD], T (&g)[kRows][kMaxD]) const {

@@ -1,7 +1,7 @@
 // exp, log, log1p, roots and powers of whole vectors. Over their whole range (tests/cpp sweeps it)
 // they are off by at most
 //     exp 2 ulp, subnormal results included;  log, log1p 2 ulp;  pow, pow1p (|a| + 3) ulp
-//     exp2_minus 2 ulp, 0 below the smallest normal number;  inverse_root 2 ulp
+//     exp2_minus 2 ulp, within 2^-126 or 2^-1022 below those numbers;  inverse_root 2 ulp
 // and NaN stays NaN.
 #pragma once
 
@@ -32,6 +32,9 @@ struct Constants<float> {
   static constexpr float exp2_minus[] = {1.5453162945e-04f, -1.3390863366e-03f,
                                          9.6180825573e-03f, -5.5503571142e-02f,
                                          2.4022650761e-01f, -6.9314718802e-01f};
+  // the same for |f| <= 1/16
+  static constexpr float exp2_minus_near_0[] = {-5.551142991e-02f, 2.402576357e-01f,
+                                                -6.931471825e-01f};
   static constexpr int bias = 127;
   // (log(1 + f) - f + f^2 / 2 - s f^2 / 2) / s as a polynomial in s^2, s = f / (2 + f)
   static constexpr float log[] = {0.24279078841f, 0.28498786688f, 0.40000972152f, 0.66666662693f};
@@ -104,17 +107,52 @@ DMMD_INLINE Vec<T> exp(Vec<T> x) {
   return exp_scaled(x - k * Vec<T>(C::ln2_high) - k * Vec<T>(C::ln2_low), k_magic);
 }
 
-/// 2^-t for t >= 0, on a vector or a pack of them.
+/// 2^(i / size), less what i adds to the bits of an exponent: the whole is a sum of integers.
+template <int>
+struct Powers;
+template <>
+struct Powers<8> {
+  static constexpr int32_t bits[] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
+                                     0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+};
+template <>
+struct Powers<16> {
+  static constexpr int32_t bits[] = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3,
+                                     0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+                                     0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+                                     0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+};
+
+/// 2^-t for 0 <= t <= 127, with most of the fraction from a table: t = k + i / size + f.
+template <int size, class V>
+DMMD_INLINE V exp2_minus_by_table(V t) {
+  constexpr int log2_size = size == 16 ? 4 : 3;
+  // This sum rounds to a multiple of 1 / size; its low bits are i and, above them, the
+  // exponent field.
+  const V magic(float(12582912 >> log2_size));
+  const V k_magic = magic - t;
+  Vec<float>::Bits table;
+  std::memcpy(&table, Powers<size>::bits, sizeof table);
+  const auto at = k_magic.bits();
+  const V power = V::from_bits((at << (23 - log2_size)) + look_up(table, at));
+  const V f = t + (k_magic - magic);
+  return power + power * (f * polynomial(f, Constants<float>::exp2_minus_near_0));
+}
+
+/// 2^-t for t >= 0, on a vector or a pack of them. What is far below the smallest normal number is
+/// 0.
 template <class V>
 DMMD_INLINE V exp2_minus(V t) {
+  if constexpr (sizeof(typename V::Element) == sizeof(float) && kTableSize > 1)
+    return exp2_minus_by_table<kTableSize>(at_most(V(127), t));
   using C = Constants<typename V::Element>;
+  t = at_most(V(C::bias), t);
   // The low bits of this sum are the exponent field of 2^k, k the whole number nearest to -t.
   const V magic(C::magic + C::bias);
   const V k_magic = magic - t;
   const V power = V::from_bits(k_magic.bits() << C::mantissa);
   const V f = t + (k_magic - magic);
-  const V value = power + power * (f * polynomial(f, C::exp2_minus));
-  return select(t > V(C::bias - 1), V(0), value);
+  return power + power * (f * polynomial(f, C::exp2_minus));
 }
 
 /// 1 / sqrt(u) for u >= 0, but 0 below the smallest normal number.

@@ -70,7 +70,7 @@ struct Several<GaussianPair<T>> {
   double slope_factor() const { return 1; }
 };
 
-template <int D, int R, bool Slope, class T, class Kernel>
+template <int D, int R, bool Value, bool Slope, class T, class Kernel>
 DMMD_INLINE RowSums<D, R, T> sweep_rows(const Strip<T>& strip, const Kernel& kernel, int64_t row) {
   using V = Vec<T>;
   using P = Pack<T, R>;
@@ -92,7 +92,7 @@ DMMD_INLINE RowSums<D, R, T> sweep_rows(const Strip<T>& strip, const Kernel& ker
       }
       const Pair<P> pair = kernel(q);
       const P weight(V::load(c + j));
-      sums.value = sums.value + weight * pair.value;
+      if constexpr (Value) sums.value = sums.value + weight * pair.value;
       if constexpr (Slope) {
         const P pull = weight * pair.slope;
         for (int k = 0; k < D; ++k) sums.gradient[k] = sums.gradient[k] + pull * difference[k];
@@ -103,39 +103,42 @@ DMMD_INLINE RowSums<D, R, T> sweep_rows(const Strip<T>& strip, const Kernel& ker
 }
 
 /// Adds the potential, and with Slope the gradient, of every row of the strip to the item's sums.
-template <int D, bool Slope, class T, class Kernel>
+template <int D, bool Value, bool Slope, class T, class Kernel>
 void sweep_in_registers(const Strip<T>& strip, const Kernel& kernel) {
   const int64_t at = strip.row - strip.item.row;
-  const bool wants_value = strip.sweep.want & kPotential;
   const auto add = [&](const auto& sums, int64_t row, int rows) {
     for (int r = 0; r < rows; ++r) {
-      if (wants_value) strip.item.f[at + row + r] += kernel.value_factor() * sum(sums.value.v[r]);
+      if constexpr (Value)
+        strip.item.f[at + row + r] += kernel.value_factor() * sum(sums.value.v[r]);
       for (int k = 0; Slope && k < D; ++k)
         strip.item.g[grouped(at + row + r, k, D)] +=
             kernel.slope_factor() * sum(sums.gradient[k].v[r]);
     }
   };
   int64_t row = 0;
-  for (; row + 2 <= strip.rows; row += 2) add(sweep_rows<D, 2, Slope>(strip, kernel, row), row, 2);
-  if (row < strip.rows) add(sweep_rows<D, 1, Slope>(strip, kernel, row), row, 1);
+  for (; row + 2 <= strip.rows; row += 2)
+    add(sweep_rows<D, 2, Value, Slope>(strip, kernel, row), row, 2);
+  if (row < strip.rows) add(sweep_rows<D, 1, Value, Slope>(strip, kernel, row), row, 1);
 }
 
-template <bool Slope, class T, class Kernel>
+template <bool Value, bool Slope, class T, class Kernel>
 void sweep_in_registers(const Strip<T>& strip, const Kernel& kernel) {
   switch (strip.problem().d) {
     case 1:
-      return sweep_in_registers<1, Slope>(strip, kernel);
+      return sweep_in_registers<1, Value, Slope>(strip, kernel);
     case 2:
-      return sweep_in_registers<2, Slope>(strip, kernel);
+      return sweep_in_registers<2, Value, Slope>(strip, kernel);
     case 3:
-      return sweep_in_registers<3, Slope>(strip, kernel);
+      return sweep_in_registers<3, Value, Slope>(strip, kernel);
   }
 }
 
 template <class T, class Kernel>
 void sweep_wanted(const Strip<T>& strip, const Kernel& kernel) {
-  if (strip.sweep.want & kGradient) return sweep_in_registers<true>(strip, kernel);
-  sweep_in_registers<false>(strip, kernel);
+  const bool value = strip.sweep.want & kPotential, slope = strip.sweep.want & kGradient;
+  if (value && slope) return sweep_in_registers<true, true>(strip, kernel);
+  if (slope) return sweep_in_registers<false, true>(strip, kernel);
+  sweep_in_registers<true, false>(strip, kernel);
 }
 
 template <class Form, class T>

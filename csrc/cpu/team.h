@@ -101,6 +101,7 @@ End run_team(int threads, Body body) {
   std::atomic<int64_t> failed = 0;
   End end = {};
   parallel_team(threads, [&](int rank, int size) {
+    const FlushToZero flush;
     Team team{barrier, failed, rank, size};
     int now = 0;
     const int64_t step = body(team, now);

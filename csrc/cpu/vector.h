@@ -95,6 +95,25 @@ DMMD_INLINE Vec<double> sqrt(Vec<double> a) {
 #endif
 }
 
+/// The lanes of a register of floats as a table; 1 where there is no instruction to read it by
+/// lanes.
+#if DMMD_VECTOR_BYTES >= 32
+constexpr int kTableSize = DMMD_VECTOR_BYTES / 4;
+#else
+constexpr int kTableSize = 1;
+#endif
+
+/// table[at mod kTableSize] in each lane.
+DMMD_INLINE Vec<float>::Bits look_up(Vec<float>::Bits table, Vec<float>::Bits at) {
+#if DMMD_VECTOR_BYTES == 64
+  return (Vec<float>::Bits)_mm512_maskz_permutexvar_epi32(0xffff, (__m512i)at, (__m512i)table);
+#elif DMMD_VECTOR_BYTES == 32
+  return (Vec<float>::Bits)_mm256_permutevar8x32_epi32((__m256i)table, (__m256i)at);
+#else
+  return at * 0 + table;
+#endif
+}
+
 /// Several registers that go through the same operations side by side: chains of dependent
 /// operations leave a processor idle, unless others stand between their links.
 template <class T, int N>
@@ -113,6 +132,14 @@ struct Pack {
     friend DMMD_INLINE Bits operator|(Bits a, Bits b) {
       for (int i = 0; i < N; ++i) a.b[i] |= b.b[i];
       return a;
+    }
+    friend DMMD_INLINE Bits operator+(Bits a, Bits b) {
+      for (int i = 0; i < N; ++i) a.b[i] += b.b[i];
+      return a;
+    }
+    friend DMMD_INLINE Bits look_up(typename One::Bits table, Bits at) {
+      for (auto& one : at.b) one = look_up(table, one);
+      return at;
     }
   };
 
@@ -161,6 +188,32 @@ struct Pack {
     return a;
   }
 };
+
+/// The smaller of a bound and q; NaN stays NaN.
+template <class V>
+DMMD_INLINE V at_most(V bound, V q) {
+#if DMMD_VECTOR_BYTES == 64
+  if constexpr (sizeof(q.v[0]) == 4) {
+    return V(_mm512_maskz_min_ps(0xffff, bound.v, q.v));
+  } else {
+    return V(_mm512_maskz_min_pd(0xff, bound.v, q.v));
+  }
+#elif DMMD_VECTOR_BYTES == 32
+  if constexpr (sizeof(q.v[0]) == 4) {
+    return V(_mm256_min_ps(bound.v, q.v));
+  } else {
+    return V(_mm256_min_pd(bound.v, q.v));
+  }
+#else
+  return select(bound < q, bound, q);
+#endif
+}
+
+template <class T, int N>
+DMMD_INLINE Pack<T, N> at_most(Pack<T, N> bound, Pack<T, N> q) {
+  for (int i = 0; i < N; ++i) q.v[i] = at_most(bound.v[i], q.v[i]);
+  return q;
+}
 
 /// About 1 / sqrt(a), good to 12 bits or more, for normal a.
 DMMD_INLINE Vec<float> rough_rsqrt(Vec<float> a) {

@@ -15,6 +15,7 @@ from dmmd_kernels.kernels import Lowered, Mixture
 _HALVES = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_HALVES)
 READS_VECTORS = True
+_FLOW_SIZES = ((200, 1000), (2000, 2000), (20_000, 20_000))
 
 
 @cache
@@ -52,12 +53,16 @@ def describe() -> dict[str, str]:
     library = _library()
     if library is None:
         return {}
-    return {
+    facts = {
         "instruction set": library.instruction_set(),
         "built for": library.instruction_sets(),
         "threads": f"{library.thread_model()}, {torch.get_num_threads()}",
         "CUDA": "compiled in" if library.built_with_cuda else "not compiled in",
     }
+    if library.built_with_cuda and torch.cuda.is_available():
+        plans = [f"{n} to {m} points by {library.flow_plan(1, n, m, 2)}" for n, m in _FLOW_SIZES]
+        facts["flows on the GPU"] = "; ".join(plans)
+    return facts
 
 
 def potential(

@@ -69,6 +69,8 @@ struct Tensor {
 
   template <class T>
   Batched<T> batched() const {
+    if (data && is_double != (sizeof(T) == sizeof(double)))
+      throw py::value_error("all tensors of a call must have one dtype");
     return {static_cast<T*>(data), blocks == 1 ? 0 : rows * columns};
   }
 

@@ -180,3 +180,12 @@ def test_a_missing_extension_is_a_reason_and_not_a_crash(monkeypatch):
     z, x, _, w = problem(4, 6, 3)
     with pytest.raises(dk.BackendError, match="'native' cannot run this call: it was not built"):
         dk.potential(z, x, w[:, 0], dk.energy(), backend="native")
+
+
+def test_tensors_of_two_dtypes_are_refused():
+    library = pytest.importorskip("dmmd_kernels._C", reason="the C++ extension was not built")
+    z, x, w = torch.randn(4, 2), torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 1)
+    kernel = library.Kernel("gaussian")
+    params, f = torch.ones(1, 3), torch.empty(4, 1)
+    with pytest.raises(ValueError, match="one dtype"):
+        library.potential(z, x, w, params, kernel, False, 1, f)

@@ -1,6 +1,6 @@
 // The CPU's flows. Up to kMaxFlowD coordinates, flow_rows sums the pull of the clouds without
-// storing a pair, and a flow's threads live from its first step to its last. Beyond, rows are
-// swept in parts of a hundred by potential_grad.
+// storing a pair, and a flow's threads live from its first step to its last. Beyond, rows go in
+// parts of a hundred through the sweeps of potential_grad.
 //
 // Flows are spread over threads, or the rows of one flow are. Every row is summed by one thread in
 // the order of the columns, so results are bitwise equal for any number of threads and for any
@@ -31,7 +31,7 @@ int64_t run_small(const Flow<T>& flow, int64_t block, int threads) {
 
 template <class T>
 int64_t run_large(const Flow<T>& flow, int64_t block, int threads) {
-  Sweeps<T> sweeps(flow, block);
+  Sweeps<T> sweeps(flow, block, threads);
   const auto [end, now] = run_team(int(std::min<int64_t>(threads, sweeps.parts)),
                                    [&](Team& team, int& now) { return sweeps.run(team, now); });
   sweeps.error.rethrow();

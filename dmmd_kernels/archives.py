@@ -5,7 +5,7 @@
                 cifar-10-batches-py/data_batch_1 …
 
 The python version of CIFAR-10 is a pickle, which in general may run any code of its author. Here
-the reader knows five names, and each stands for one inert record of ours: nothing of numpy or of
+the reader knows four names, and each stands for one inert record of ours: nothing of numpy or of
 any other module is ever called, and the bytes of the pixels are taken out of the records after.
 """
 
@@ -116,9 +116,8 @@ def _cifar_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The dictionary of a batch: b"data", an array (N, 3072) of bytes, and b"labels", a list."""
     try:
         batch = _Inert(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        named = {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()}
-        pixels = _pixels(named["data"])
-        labels = np.array(named["labels"], np.int64)
+        pixels = _pixels(batch[b"data"])
+        labels = np.array(batch[b"labels"], np.int64)
         if labels.shape != pixels.shape[:1]:
             raise ValueError(f"{labels.shape} labels for {pixels.shape[:1]} images")
     except Exception as error:
@@ -145,7 +144,6 @@ class _Inert(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
-        ("_codecs", "encode"),
     )
 
     def find_class(self, module: str, name: str) -> Any:
@@ -157,8 +155,6 @@ class _Inert(pickle.Unpickler):
 def _pixels(array: Any) -> np.ndarray:
     """The array that a record of numpy's describes: (version, shape, dtype, order, bytes)."""
     _, shape, dtype, by_columns, content = array.state
-    if isinstance(content, _Record):  # Python 3 writes bytes of protocol 2 as encoded text
-        content = content.given[0].encode("latin1")
     kind = dtype.given[0]
     if kind not in ("u1", b"u1") or by_columns or len(shape) != 2 or shape[1] != 3072:
         raise ValueError(f"its data must be rows of 3072 bytes, got {shape} of {kind}")

@@ -27,11 +27,11 @@ class Log:
 
     def __init__(self, settings: Settings, step: int) -> None:
         self.settings, self.step = settings, step
+        self.sinks = [make(settings, step) for make in _sinks(settings)]
         path = settings.folder / "log.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
         path.write_text("".join(kept))
         self.file = path.open("a")
-        self.sinks = [make(settings, step) for make in _sinks(settings)]
         self.begin = self.last = time.perf_counter()
 
     def write(self, step: int, loss: Loss, learning_rate: float) -> dict[str, float]:

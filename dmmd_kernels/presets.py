@@ -135,6 +135,16 @@ PATCHES = replace(
     grid_every=250,
 )
 
+# Millions of parameters of the feature networks.
+PARAMETERS = {
+    "digits_unet": 0.68,
+    "patches": 0.91,
+    "mnist": 13.14,
+    "cifar10": 39.94,
+    "celeba64": 95.48,
+    "lsun_church64": 95.48,
+}
+
 
 def draw(run: Run) -> None:
     """Samples alone: samples.npz and grid.png in the run's folder."""

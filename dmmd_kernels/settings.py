@@ -190,13 +190,15 @@ _FREE |= {"keep_every", "grid_every", "tensorboard", "wandb"}
 def check_same_run(settings: Settings, stored: Mapping[str, Any]) -> None:
     """
     Raises:
-        SettingsError: a setting that shapes the training differs from the stored one.
+        SettingsError: a setting that shapes the training differs from the stored one; one that
+            was not known then had its default.
     """
+    stored = Settings().plain() | dict(stored)
     free = _FREE if settings.decay == "constant" else _FREE - {"steps"}
     for name, value in settings.plain().items():
-        if name not in free and stored.get(name) != value:
+        if name not in free and stored[name] != value:
             raise SettingsError(
-                f"{name} is {value!r}, the run to be continued has {stored.get(name)!r}; "
+                f"{name} is {value!r}, the run to be continued has {stored[name]!r}; "
                 "leave it out, or start a new run in another --out"
             )
 

@@ -1,13 +1,16 @@
 """Folders of images and patches of photographs."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dmmd_kernels import images
+from dmmd_kernels import images, train
+from dmmd_kernels.experiment import DATASETS
+from tests.runs import IMAGES
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +69,25 @@ def test_a_folder_of_a_missing_library_says_what_to_install(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match="pip install datasets"):
         images.read_folder(tmp_path, 4)
+
+
+def test_the_data_set_is_a_folder_with_parts_or_without(tmp_path):
+    settings = replace(IMAGES, data="celeba", data_root=str(tmp_path), image_size=4)
+    write_pictures(tmp_path / "celeba" / "train", 3)
+    alone = DATASETS["celeba"](settings)
+    write_pictures(tmp_path / "celeba" / "test", 2)
+    split = DATASETS["celeba"](settings)
+    assert torch.equal(alone.train, split.train)
+    assert alone.test is None
+    assert split.test.shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("preset", ["mnist", "cifar10", "celeba64", "lsun_church64"])
+def test_a_missing_data_set_is_said_in_a_sentence(tmp_path, capsys, preset):
+    folders = {"--data_root": tmp_path / "none", "--out": tmp_path / "run"}
+    options = [f"{name}={path}" for name, path in folders.items()]
+    assert train.main(["--preset", preset, *options]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(tmp_path / "none") in said
+    assert "--data_root" in said

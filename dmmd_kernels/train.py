@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dmmd_kernels import checkpoint
 from dmmd_kernels.checkpoint import CheckpointError
+from dmmd_kernels.curves import training_figure
 from dmmd_kernels.data import write_grid
 from dmmd_kernels.experiment import (
     DATASETS,
@@ -178,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         run = fit(settings, resume=resume)
         if run is None:
             return 130
+        training_figure(run.folder)
         PRESETS[settings.preset].evaluate(run)
     except KNOWN_ERRORS as error:
         tqdm.write(str(error), file=sys.stderr)

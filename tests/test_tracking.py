@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmmd_kernels import checkpoint
+from dmmd_kernels.curves import training_figure
 from dmmd_kernels.losses import Loss
 from dmmd_kernels.tracking import bands
 from tests.runs import IMAGES_CHANGES, TINY, fit, read_log
@@ -21,6 +22,14 @@ def test_every_line_says_what_it_should(tmp_path):
     by_level = [value for name, value in last.items() if name.startswith("mmd2/")]
     assert len(by_level) == 3  # levels, one in each third of the range
     assert sum(by_level) / 3 == pytest.approx(last["mmd2"])
+
+
+def test_the_curves_of_a_log_are_drawn(tmp_path):
+    fit(tmp_path, steps=10)
+    assert training_figure(tmp_path).read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(ValueError, match="must have a line, got none"):
+        training_figure(tmp_path)
 
 
 def test_bands_are_quarters_of_the_levels():

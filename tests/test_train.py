@@ -84,7 +84,8 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, monkeypatch, finished, capsy
 
 def _run_in_child(folder, steps):
     torch.set_num_threads(1)
-    fit(folder, resume=True, steps=steps, decay="constant", save_every=3)
+    parts = {"micro_levels": 2, "warmup": 60, "optimizer": "adamw", "weight_decay": 0.1}
+    fit(folder, resume=True, steps=steps, decay="constant", save_every=3, **parts)
 
 
 def _start(folder, steps):

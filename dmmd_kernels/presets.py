@@ -73,8 +73,8 @@ DIGITS_UNET = replace(
     grid_every=400,
 )
 
-# What the paper gives for images (README of the method: docs/images.md), and for what it does not
-# give the network of Ho et al. (2020) and their dropout and flips.
+# What the paper gives for images (docs/images.md says what), and where it gives nothing the
+# network of Ho et al. (2020) with their dropout and flips.
 CIFAR10 = Settings(
     preset="cifar10",
     data="cifar10",

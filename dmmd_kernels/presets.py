@@ -50,8 +50,8 @@ DIGITS = Settings(
     save_every=500,
 )
 
-# The same on a U-Net. With λ_grad = 1 slopes at high noise come to several units, and the steps of
-# the flow are that much bolder there; with λ_grad = 10 they are 1 and ask for a larger step_size.
+# The same on a U-Net. With λ_grad = 1 slopes at high noise come to several units and the flow's
+# steps are bolder there; with 10 they are 1, and samples were much worse (docs/images.md).
 DIGITS_UNET = replace(
     DIGITS,
     preset="digits_unet",

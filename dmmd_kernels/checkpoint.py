@@ -39,9 +39,17 @@ class Checkpoint(NamedTuple):
 
 
 def save(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any], keep: int = 2
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+    keep: int = 2,
+    *,
+    keep_every: int = 0,
 ) -> Path:
-    """Writes checkpoint `step` below `folder` and removes all but the newest `keep`.
+    """Writes checkpoint `step` below `folder` and removes old ones.
+
+    The newest `keep` stay, and those of steps that are multiples of `keep_every` > 0.
 
     Raises:
         CheckpointError: the disk is full or the folder not writable; older ones are untouched.
@@ -62,7 +70,8 @@ def save(
         staging.rename(place)
         _sync_folder(folder)
         for old in _places(folder)[keep:]:
-            shutil.rmtree(old)
+            if not keep_every or _step_of(old) % keep_every:
+                shutil.rmtree(old)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise CheckpointError(f"checkpoint: {place} could not be written: {error}") from error
@@ -108,7 +117,7 @@ def latest(folder: Path, report: Callable[[str], None] = tqdm.write) -> Checkpoi
 def discard_after(folder: Path, step: int) -> None:
     """Removes the checkpoints after `step`: damaged ones, which a continued run writes again."""
     for place in _places(folder):
-        if int(place.name.removeprefix("step-")) > step:
+        if _step_of(place) > step:
             shutil.rmtree(place)
 
 
@@ -134,6 +143,10 @@ def find(path: str | Path, report: Callable[[str], None] = tqdm.write) -> Checkp
 def _places(folder: Path) -> list[Path]:
     """Checkpoints below the folder, newest first."""
     return sorted(folder.glob("step-" + "[0-9]" * 8), reverse=True)
+
+
+def _step_of(place: Path) -> int:
+    return int(place.name.removeprefix("step-"))
 
 
 def _remove_stale(folder: Path) -> None:

@@ -11,24 +11,36 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dmmd_kernels import checkpoint, data
+from dmmd_kernels import archives, checkpoint, data, images
 from dmmd_kernels.data import generator_of
 from dmmd_kernels.diffusion import DiscreteBeta, LinearBeta, Schedule
 from dmmd_kernels.models import ConvFeatures, DeepKernel, IdentityFeatures, MLPFeatures, Width
 from dmmd_kernels.settings import Settings
+from dmmd_kernels.unet import UNetFeatures
 
 # Streams of random numbers of one seed. Nothing in a run uses a generator that outlives its step.
 TRAINING, CLEAN, START, FRESH = 0, 1, 2, 3
+# Between two neighbouring values of a byte that is brought to [-1, 1].
+BYTE = 2 / 255
 
 
 class Dataset(NamedTuple):
     """Training samples (N, *shape) in the coordinates of the model, which are data / scale.
 
     The forward process ends in N(0, I), so the model's coordinates are of about unit size.
+
+    Attributes:
+        test: samples (M, *shape) that are not trained on, if the data set has any.
+        train_labels, test_labels: classes (N,) and (M,), if it has any.
+        spacing: between two values that a pixel can take; 0 for what isn't made of steps.
     """
 
     train: Tensor
     scale: float
+    test: Tensor | None = None
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    spacing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,12 +78,54 @@ def _checkerboard(settings: Settings) -> Dataset:
 
 
 def _digits(settings: Settings) -> Dataset:
-    return Dataset(data.digits().train, scale=1.0)
+    found = data.digits()
+    labels = found.train_labels, found.held_out_labels
+    return Dataset(found.train, 1.0, found.held_out, *labels, spacing=1 / 8)
+
+
+def _patches(settings: Settings) -> Dataset:
+    found = images.patches(train=settings.data_size, shrink=2)
+    return Dataset(found.train, 1.0, found.held_out, spacing=BYTE / 4)
+
+
+def _published(read: Callable[[str], archives.Labelled]) -> Callable[[Settings], Dataset]:
+    def dataset(settings: Settings) -> Dataset:
+        found = read(settings.data_root)
+        labels = found.train_labels, found.test_labels
+        return Dataset(found.train, 1.0, found.test, *labels, spacing=BYTE)
+
+    return dataset
+
+
+def _folder(name: str, what: str) -> Callable[[Settings], Dataset]:
+    """data_root/name, or data_root itself; with its parts train and test, or all to train on."""
+
+    def dataset(settings: Settings) -> Dataset:
+        root = Path(settings.data_root)
+        root = root / name if (root / name).is_dir() else root
+        parts = [root / part for part in ("train", "test")]
+        if not all(part.is_dir() for part in parts):
+            parts = [root]
+        try:
+            read = [images.read_folder(part, settings.image_size) for part in parts]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{name}: no images below {root.absolute()}; put {what} there, in folders train "
+                "and test or all together, or give their folder as --data_root"
+            ) from error
+        return Dataset(read[0], 1.0, read[1] if len(read) > 1 else None, spacing=BYTE)
+
+    return dataset
 
 
 DATASETS: dict[str, Callable[[Settings], Dataset]] = {
     "checkerboard": _checkerboard,
     "digits": _digits,
+    "patches": _patches,
+    "mnist": _published(archives.mnist),
+    "cifar10": _published(archives.cifar10),
+    "celeba": _folder("celeba", "the aligned pictures of CelebA (img_align_celeba)"),
+    "lsun_church": _folder("lsun_church", "the pictures of LSUN's church_outdoor as files"),
 }
 
 
@@ -88,20 +142,43 @@ def make_kernel(settings: Settings, shape: torch.Size) -> DeepKernel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        count, width = settings.feature_count, settings.feature_width
-        features: torch.nn.Module
-        if settings.features == "identity":
-            features = IdentityFeatures()
-        elif settings.features == "mlp":
-            features = MLPFeatures(shape.numel(), count, width)
-        else:
-            if len(shape) != 3:
-                raise ValueError(f"features=conv needs images (C, H, W), got {tuple(shape)}")
-            features = ConvFeatures((shape[0], shape[1], shape[2]), count, width)
+        features = make_features(settings, shape)
         sigma = None
         if settings.kernel != "linear":
             sigma = Width(settings.width_hidden, start=settings.width_start)
-        return DeepKernel(features, settings.kernel, sigma)
+        autocast = settings.precision == "bfloat16"
+        return DeepKernel(features, settings.kernel, sigma, autocast=autocast)
+
+
+def make_features(settings: Settings, shape: torch.Size) -> torch.nn.Module:
+    """The feature network, from torch's global random state.
+
+    Raises:
+        ValueError: it can't take samples of this shape.
+        ImportError: backbone=diffusers, and that library is not here.
+    """
+    count, width = settings.feature_count, settings.feature_width
+    if settings.features == "identity":
+        return IdentityFeatures()
+    if settings.features == "mlp":
+        return MLPFeatures(shape.numel(), count, width)
+    if len(shape) != 3:
+        raise ValueError(f"features={settings.features} needs images (C, H, W), got {tuple(shape)}")
+    image = (shape[0], shape[1], shape[2])
+    if settings.features == "conv":
+        return ConvFeatures(image, count, width)
+    return UNetFeatures(
+        image,
+        count,
+        width,
+        multipliers=settings.unet_multipliers,
+        blocks=settings.unet_blocks,
+        attention=settings.unet_attention,
+        dropout=settings.dropout,
+        readout=settings.unet_readout,
+        backbone=settings.backbone,
+        channels_last=settings.channels_last,
+    )
 
 
 def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:

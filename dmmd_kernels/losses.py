@@ -25,12 +25,13 @@ class NoiseConditional(Protocol):
 
 
 class Loss(NamedTuple):
-    """The loss (scalar) and its three parts, one value per level (T,)."""
+    """The loss (scalar), its three parts, one value per level (T,), and the levels t (T,)."""
 
     total: Tensor
     mmd2: Tensor
     feature_norm: Tensor
     gradient_penalty: Tensor
+    t: Tensor
 
 
 def noise_conditional_loss(
@@ -56,8 +57,8 @@ def noise_conditional_loss(
         t: noise levels, (T,).
         feature_weight: λ_l2.
         gradient_weight: λ_grad.
-        mix: (T, B) in [0, 1], where between x_0 and x_t the gradient is read; needed if
-            gradient_weight > 0.
+        mix: (T, P) in [0, 1], P ≤ B: where between the first P of x_0 and x_t the gradient is
+            read; needed if gradient_weight > 0. Second derivatives are half of a step's time.
         backend: as in `dk.mmd2`.
 
     Returns:
@@ -79,10 +80,11 @@ def noise_conditional_loss(
     if gradient_weight > 0:
         if mix is None:
             raise ValueError("noise_conditional_loss: gradient_weight > 0 needs mix, got None")
-        x_hat = between(x_0, x_t, mix)
+        pairs = mix.shape[1]
+        x_hat = between(x_0[:, :pairs], x_t[:, :pairs], mix)
         penalty = gradient_penalty(deep, x_hat, a_t, a_0, t, kernel, backend=backend)
     total = (-gap + feature_weight * norm + gradient_weight * penalty).mean()
-    return Loss(total, gap.detach(), norm.detach(), penalty.detach())
+    return Loss(total, gap.detach(), norm.detach(), penalty.detach(), t)
 
 
 def feature_norm(a_t: Tensor, a_0: Tensor) -> Tensor:

@@ -23,6 +23,28 @@ TINY = Settings(
     save_every=5,
 )
 
+# The same on handwritten digits with a U-Net, and with every way to be random.
+IMAGES_CHANGES = {
+    "data": "digits",
+    "kernel": "linear",
+    "features": "unet",
+    "feature_count": 4,
+    "feature_width": 4,
+    "unet_multipliers": (1, 2),
+    "unet_blocks": 1,
+    "unet_attention": (4,),
+    "dropout": 0.3,
+    "flip": True,
+    "dequantise": True,
+    "micro_levels": 2,
+    "optimizer": "adamw",
+    "weight_decay": 0.1,
+    "warmup": 7,
+    "gradient_weight": 1.0,
+    "step_rule": "constant",
+}
+IMAGES = replace(TINY, **IMAGES_CHANGES)
+
 
 def fit(folder, *, resume=False, **changes):
     return train.fit(replace(TINY, out=str(folder), **changes), resume=resume, progress=False)

@@ -15,7 +15,17 @@ LAYERS = [
     ["reference", "native", "_triton", "motion"],
     ["backend"],
     ["ops"],
-    ["losses", "modules", "flows", "two_sample", "power", "bandwidth", "diffusion", "models"],
+    [
+        "losses",
+        "modules",
+        "flows",
+        "two_sample",
+        "power",
+        "bandwidth",
+        "diffusion",
+        "models",
+        "unet",
+    ],
 ]
 # All other modules are the programs and their parts: above these, and free among themselves.
 TOP = len(LAYERS)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from dmmd_kernels.presets import PRESETS
-from dmmd_kernels.settings import Settings, SettingsError, from_command_line
+from dmmd_kernels.settings import Settings, SettingsError, check_same_run, from_command_line
 from tests.runs import TINY, fit
 
 
@@ -67,6 +67,13 @@ def test_resume_reads_the_settings_of_the_run(finished):
     got, resume = from_command_line(["--out", str(finished), "--resume"], SETTINGS)
     assert resume
     assert got == replace(TINY, out=str(finished))
+
+
+def test_a_setting_that_a_run_did_not_know_had_its_default():
+    known = {k: v for k, v in TINY.plain().items() if k != "dropout"}
+    check_same_run(TINY, known)
+    with pytest.raises(SettingsError, match=r"dropout is 0.5, the run to be continued has 0.0"):
+        check_same_run(replace(TINY, dropout=0.5), known)
 
 
 def test_a_run_is_not_continued_with_other_settings(finished):

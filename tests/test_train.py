@@ -14,7 +14,7 @@ import torch
 from dmmd_kernels import checkpoint, comparison, sample, train
 from dmmd_kernels.experiment import load_run
 from tests.cases import backends
-from tests.runs import TINY, digest, fit, read_log
+from tests.runs import IMAGES_CHANGES, TINY, digest, fit, read_log
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,17 @@ def test_a_continued_run_is_the_uninterrupted_one(tmp_path, changes, name):
     assert steps("parts") == steps("whole") == [5, 10, 15, 20]
 
 
+def test_a_continued_run_on_images_is_the_uninterrupted_one(tmp_path):
+    """With dropout, flips, dequantised pixels, warm-up and levels in parts."""
+    pytest.importorskip("sklearn")
+    changes = IMAGES_CHANGES | {"decay": "constant", "backend": "reference"}
+    fit(tmp_path / "whole", steps=6, **changes)
+    fit(tmp_path / "parts", steps=3, **changes)
+    torch.randn(7)
+    fit(tmp_path / "parts", resume=True, steps=6, **changes)
+    assert digest(tmp_path / "whole") == digest(tmp_path / "parts")
+
+
 def test_training_lowers_the_loss_and_the_average_follows(finished):
     found = checkpoint.find(finished)
     assert all(np.isfinite(line["loss"]) for line in read_log(finished))
@@ -73,7 +84,8 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, monkeypatch, finished, capsy
 
 def _run_in_child(folder, steps):
     torch.set_num_threads(1)
-    fit(folder, resume=True, steps=steps, decay="constant", save_every=3)
+    parts = {"micro_levels": 2, "warmup": 60, "optimizer": "adamw", "weight_decay": 0.1}
+    fit(folder, resume=True, steps=steps, decay="constant", save_every=3, **parts)
 
 
 def _start(folder, steps):
@@ -185,6 +197,6 @@ def test_a_flow_of_points_is_the_flow_of_their_features(monkeypatch):
 def test_nothing_is_pickled():
     folder = Path(train.__file__).parent
     words = ("pickle", "torch.load", "torch.save", "allow_pickle=True")
-    for name in ("train", "sample", "checkpoint", "experiment", "comparison"):
+    for name in ("train", "optimisation", "sample", "checkpoint", "experiment", "comparison"):
         source = (folder / f"{name}.py").read_text()
         assert not [w for w in words if w in source.replace("Never pickle.", "")]

@@ -112,6 +112,7 @@ def _steps(state: State, dataset: Dataset, settings: Settings, progress: bool) -
     """The loop; False if it was interrupted."""
     log = Log(settings, state.step)
     schedule = make_schedule(settings)
+    saved = state.step
     bar = tqdm(total=settings.steps, initial=state.step, desc="training", disable=not progress)
     with Interrupts() as interrupts, bar, log.file:
         while state.step < settings.steps and not interrupts.wanted:
@@ -122,11 +123,13 @@ def _steps(state: State, dataset: Dataset, settings: Settings, progress: bool) -
                 values = log.write(state.step, loss, rate)
                 shown = {name: f"{values[name]:.4g}" for name in ("loss", "mmd2")}
                 bar.set_postfix(shown, images_s=f"{values['images_per_second']:.0f}")
-            if state.step % settings.save_every == 0 and state.step < settings.steps:
+            if state.step % settings.save_every == 0 or state.step == settings.steps:
                 _save(state, settings)
+                saved = state.step
             if settings.grid_every and state.step % settings.grid_every == 0:
                 _draw_grid(state, dataset, settings)
-        _save(state, settings)
+        if saved < state.step:
+            _save(state, settings)
     return state.step >= settings.steps
 
 

@@ -38,6 +38,16 @@ def scatter(path: Path, points: np.ndarray) -> None:
     figure.savefig(path)
 
 
+def scatter_pixels(points: np.ndarray, title: str, limit: float) -> np.ndarray:
+    """The same as pixels (H, W, 3), on axes from -limit to limit."""
+    figure = _figure(4, 4.2)
+    axes = figure.add_subplot(title=title)
+    _points(axes, points, COLOURS["dmmd"], limit)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def comparison_figure(path: Path, found: Comparison) -> None:
     """Data and every method's samples above; σ(t) and MMD²(P_t, P; t) below."""
     figure = _figure(15, 7.4)

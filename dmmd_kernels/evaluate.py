@@ -161,9 +161,9 @@ def table(rows: dict[str, Scores]) -> str:
     """The table as text."""
     titles = ("n", "NFE", "fid", "kid", "±", "cmmd", "is", "prec", "recall", "nearest", "5 %")
     wide = max(12, *(len(name) + 2 for name in rows))
-    lines = [" " * wide + "".join(f"{title:>9}" for title in titles)]
+    lines = [" " * wide + "".join(f"{title:>11}" for title in titles)]
     for name, row in rows.items():
-        lines.append(f"{name:<{wide}}" + "".join(f"{_cell(value):>9}" for value in row))
+        lines.append(f"{name:<{wide}}" + "".join(f"{_cell(value):>11}" for value in row))
     return "\n".join(lines)
 
 

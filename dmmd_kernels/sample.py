@@ -44,10 +44,11 @@ from dmmd_kernels.samplers import (
 from dmmd_kernels.settings import Settings, SettingsError
 
 OnLevel = Callable[[float, Tensor], None]
-# c of f̂'s steps, and of the last two, in units of settings.step_size: chosen on digits, where f̂,
-# which never comes to rest, overshoots with the steps of the exact flow (docs/method.md).
+# c of f̂'s steps in units of settings.step_size: f̂ never comes to rest and overshoots with the steps
+# of the exact flow. Then c of the last two steps, in the same units; all chosen on digits with one
+# seed (docs/method.md).
 APPROXIMATE_RATE = 0.25
-FINAL_RATE = 100.0
+FINAL_RATE = {"dmmd_e": 100.0, "a_dmmd_a": 1.0, "a_dmmd_e": 1.0}
 
 
 def draw_samples(
@@ -136,7 +137,7 @@ def finish(
     """z after the method's last two steps at t_min, with η of c = eta_final; see draw_samples."""
     chosen = METHODS[method]
     assert chosen.final is not None, f"{method} has no last steps"
-    c = run.settings.step_size * FINAL_RATE if eta_final is None else eta_final
+    c = run.settings.step_size * FINAL_RATE[method] if eta_final is None else eta_final
     run = replace(run, settings=replace(run.settings, step_size=c))
     noised = chosen.final is approximate_slope
     (level,) = sides(run, [run.settings.t_min], noised=noised, rows=rows)
@@ -225,7 +226,9 @@ def add_sampling(parser: argparse.ArgumentParser, method: str | None = "dmmd") -
     add("--nfe", type=int, help="T N_s instead: N_s is nfe / T; the last two steps come on top")
     add("--particles", type=int, help="N_p, particles of a cloud")
     add("--step_size", type=float, help="c of the step η; as the run says, a quarter for a_...")
-    add("--eta_final", type=float, help="c of the last two steps; 100 times that of the run")
+    add(
+        "--eta_final", type=float, help="c of the last two steps; a multiple of the run's step_size"
+    )
     add("--rows", type=int, default=ROWS, help=f"images in the network at once ({ROWS})")
     add("--device", default="auto", help="cpu, cuda, or auto")
     add("--backend", default="auto", help="of the ops")

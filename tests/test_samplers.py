@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import dmmd_kernels as dk
 from dmmd_kernels import level_data, sample, samplers
@@ -196,3 +197,25 @@ def test_wrong_arguments_are_named(run):
     level = next(level_data.sides(run, [0.3], noised=False))
     with pytest.raises(ValueError, match=r"level\.noised must hold features, got None"):
         samplers.approximate_slope(run.deep, sample.start(run, 5, 0), level)
+
+
+@pytest.mark.parametrize("kind", ["digits", "points"])
+def test_a_trajectory_has_a_frame_for_the_start_and_each_level(tmp_path, kind):
+    shape = (1, 4, 4) if kind == "digits" else (2,)
+    states = [(t, torch.randn(12, *shape)) for t in (1.0, 0.5, 0.1)]
+    sample.write_trajectory(tmp_path / "x.gif", states)
+    with Image.open(tmp_path / "x.gif") as picture:
+        assert picture.n_frames == 3
+
+
+def test_the_program_takes_methods_and_evaluations(tmp_path, capsys):
+    from tests.runs import fit
+
+    fit(tmp_path / "run", steps=5)
+    usual = ["--checkpoint", str(tmp_path / "run"), "--n", "7", "--out", str(tmp_path / "x.npz")]
+    sample.main([*usual, "--method", "a_dmmd_e", "--nfe", "12", "--step_size", "0.1"])
+    assert "7 samples of a_dmmd_e, 14 evaluations each" in capsys.readouterr().out
+    for wrong, text in ((["--nfe", "7"], "multiple of the 3 levels"), (["--rows", "0"], "--rows")):
+        with pytest.raises(SystemExit):
+            sample.main(usual + wrong)
+        assert text in capsys.readouterr().err

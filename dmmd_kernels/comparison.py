@@ -26,8 +26,9 @@ from dmmd_kernels import data, metrics
 from dmmd_kernels.data import generator_of
 from dmmd_kernels.diffusion import levels
 from dmmd_kernels.experiment import FRESH, START, Run
+from dmmd_kernels.level_data import clean_samples
 from dmmd_kernels.losses import NoiseConditional
-from dmmd_kernels.sample import adaptive_flow, clean_samples
+from dmmd_kernels.samplers import adaptive_flow
 
 # σ in the coordinates of the model, t → σ(t): the comparisons of the paper's 2-D experiment.
 BY_HAND: dict[str, Callable[[Tensor], Tensor]] = {

@@ -3,8 +3,7 @@
 Features are those of a small classifier fitted to the training images (metrics.DigitClassifier).
 Every row is judged on as many images as are held out, since FID depends on their number:
 
-    dmmd        samples of the run by Algorithm 2, the exact flow
-    dmmd-a      the same, sharpened by some steps of the approximate flow (approximate.py)
+    dmmd, dmmd_e, a_dmmd, a_dmmd_e    samples of the run by these methods, see sample.py
     normal fit  draws of the normal distribution with the mean and covariance of the training pixels
     real        training images, several draws: the floor of fid and kid. `nearest` is here that of
                 the held-out images: samples much nearer to the training set than these are copies
@@ -26,17 +25,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmmd_kernels import data, metrics
-from dmmd_kernels.approximate import approximate_flow
 from dmmd_kernels.data import generator_of
-from dmmd_kernels.diffusion import levels
 from dmmd_kernels.experiment import FRESH, Run
 from dmmd_kernels.sample import draw_samples
 
 FLOOR_DRAWS = 8
 SHOWN = 100
-TITLES = {"dmmd": "DMMD", "dmmd-a": "DMMD, sharpened"}
-# The dose of the approximate flow: levels from 0.3 down to 0.05, steps at each, η.
-FINAL_LEVELS, FINAL_STEPS, FINAL_STEP_SIZE = levels(0.3, 0.05, 5).tolist(), 4, 0.02
+TITLES = {"dmmd": "DMMD", "dmmd_e": "DMMD-e", "a_dmmd": "a-DMMD", "a_dmmd_e": "a-DMMD-e"}
 
 
 class Quality(NamedTuple):
@@ -88,22 +83,6 @@ def normal_fit(train: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return drawn.clamp(-1, 1).to(train.dtype).unflatten(1, train.shape[1:])
 
 
-def sharpened(run: Run, samples: Tensor) -> Tensor:
-    """Samples (n, 1, 8, 8) of the run after the final steps of the approximate flow."""
-    train = run.dataset.train
-    *_, (_, z) = approximate_flow(
-        run.deep,
-        samples.to(train),
-        train,
-        FINAL_LEVELS,
-        run.schedule,
-        step_size=FINAL_STEP_SIZE,
-        steps=FINAL_STEPS,
-        generator=generator_of(run.settings.seed, FRESH, 1),
-    )
-    return z
-
-
 def table(rows: dict[str, Quality], accuracy: float) -> str:
     """The table as text."""
     lines = [f"{'':<12}{'fid':>9}{'kid':>10}{'nearest':>9}{'5 %':>7}{'sure':>7}"]
@@ -137,10 +116,11 @@ def evaluate(run: Run) -> None:
     """Samples, prints the table, writes samples.npz, scores.json and figure.png."""
     digits = data.digits()
     n = len(digits.held_out)
-    samples = {"dmmd": draw_samples(run, max(n, run.settings.samples), progress=True)}
-    if run.settings.kernel == "linear":
-        samples["dmmd-a"] = sharpened(run, samples["dmmd"])
-    samples = {name: z.clamp(-1, 1).cpu() for name, z in samples.items()}
+    count = max(n, run.settings.samples)
+    samples = {
+        name: draw_samples(run, count, method=name, progress=True).clamp(-1, 1).cpu()
+        for name in TITLES
+    }
     tqdm.write("training the classifier that judges the samples")
     classifier = metrics.train_digit_classifier(digits)
     accuracy = classifier.accuracy(digits.held_out, digits.held_out_labels)
@@ -150,7 +130,7 @@ def evaluate(run: Run) -> None:
     rows["real"] = floor(digits, classifier)
     found = {name: row._asdict() for name, row in rows.items()} | {"accuracy": accuracy}
     (run.folder / "scores.json").write_text(json.dumps(found, indent=2) + "\n")
-    arrays = {name.replace("-", "_"): z.numpy() for name, z in samples.items()}
+    arrays = {name: z.numpy() for name, z in samples.items()}
     savez: Callable[..., None] = np.savez
     savez(run.folder / "samples.npz", **arrays)
     figure(run.folder / "figure.png", samples | {"held-out digits": digits.held_out})

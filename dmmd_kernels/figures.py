@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor
+
+from dmmd_kernels import data, metrics
 
 if TYPE_CHECKING:
     from dmmd_kernels.comparison import Comparison
@@ -38,6 +42,16 @@ def scatter(path: Path, points: np.ndarray) -> None:
     figure.savefig(path)
 
 
+def scatter_pixels(points: np.ndarray, title: str, limit: float) -> np.ndarray:
+    """The same as pixels (H, W, 3), on axes from -limit to limit."""
+    figure = _figure(4, 4.2)
+    axes = figure.add_subplot(title=title)
+    _points(axes, points, COLOURS["dmmd"], limit)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def comparison_figure(path: Path, found: Comparison) -> None:
     """Data and every method's samples above; σ(t) and MMD²(P_t, P; t) below."""
     figure = _figure(15, 7.4)
@@ -62,6 +76,40 @@ def comparison_figure(path: Path, found: Comparison) -> None:
         axes.set_xlabel("noise level t; the flow goes from right to left")
         axes.grid(alpha=0.3)
     width.legend(fontsize=9)
+    figure.savefig(path)
+
+
+def beside_nearest(path: Path, samples: dict[str, Tensor], train: Tensor, shown: int = 12) -> None:
+    """For each set a row of its first images (N, C, H, W), and below them the nearest in train."""
+    figure = _figure(0.55 * shown, 1.5 * len(samples))
+    rows = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
+    for axes, (name, images) in zip(rows, samples.items(), strict=True):
+        first = images[:shown]
+        pair = torch.cat([first, train[metrics.nearest(first, train)[1]]])
+        axes.imshow(np.squeeze(data.tile(pair, shown)), cmap="gray", vmin=0, vmax=255)
+        axes.set(title=f"{name}; below, the nearest training image", xticks=[], yticks=[])
+        axes.title.set_fontsize(8)
+    figure.savefig(path)
+
+
+def ablation_figure(
+    path: Path, curves: dict[str, list[tuple[float, list[float]]]], floor: float, axis: str
+) -> None:
+    """FID against the ablated choice: means over seeds, each seed a dot, real data a line."""
+    figure = _figure(6, 4)
+    axes = figure.add_subplot(xlabel=axis, ylabel="FID", yscale="log")
+    for number, (name, points) in enumerate(curves.items()):
+        kept = [(place, values) for place, values in points if values]
+        means = [np.mean(values) for _, values in kept]
+        axes.plot([place for place, _ in kept], means, "o-", color=f"C{number}", label=name)
+        places = [place for place, values in kept for _ in values]
+        each = [value for _, values in kept for value in values]
+        axes.scatter(places, each, s=8, color=f"C{number}", alpha=0.5)
+    axes.axhline(floor, color=COLOURS["data"], linestyle="--", label="real data")
+    if axis != "run":
+        axes.set_xscale("symlog" if axis == "η_final" else "log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     figure.savefig(path)
 
 

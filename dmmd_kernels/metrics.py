@@ -6,6 +6,7 @@ Two samples of the same data are not at distance 0; compare with that floor.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -112,10 +113,58 @@ def nearest_distance(samples: Tensor, data: Tensor, rows: int = 256) -> Tensor:
 
     Copies of the data are at distance 0; compare with the distances of held-out data.
     """
+    return nearest(samples, data, rows)[0] if len(samples) else samples.new_empty(0)
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1]: of samples that lie among the data, and of data that lie among samples."""
+
+    precision: float
+    recall: float
+
+
+def precision_recall(x: Tensor, y: Tensor, *, k: int = 3, rows: int = 256) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al., NeurIPS 2019, eqs 1, 2).
+
+    A cloud is taken for the union of balls about its points, each up to the k-th nearest other
+    point of the cloud. Distances go by in blocks: memory is that of rows × (N + M) numbers.
+
+    Args:
+        x: features of samples, (N, D).
+        y: features of data, (M, D).
+        k: which neighbour a ball reaches to.
+        rows: points in a block.
+
+    Raises:
+        ValueError: a cloud has no k-th other point.
+    """
+    if min(len(x), len(y)) <= k or k < 1:
+        raise ValueError(
+            f"precision_recall: x and y must hold more than k = {k} >= 1 points, "
+            f"got {len(x)} and {len(y)}"
+        )
+    x, y = x.double(), y.double()
+    return PrecisionRecall(_share_within(x, y, k, rows), _share_within(y, x, k, rows))
+
+
+def _share_within(z: Tensor, cloud: Tensor, k: int, rows: int) -> float:
+    """The share of z that lies in the ball of at least one point of the cloud, its rim included."""
+    radii = [_distances(p, cloud).kthvalue(k + 1, 1).values for p in cloud.split(rows)]
+    radius = torch.cat(radii)  # the point itself comes first
+    inside = [(_distances(p, cloud) <= radius).any(1) for p in z.split(rows)]
+    return torch.cat(inside).double().mean().item()
+
+
+def _distances(z: Tensor, x: Tensor) -> Tensor:
+    return torch.cdist(z, x, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def nearest(samples: Tensor, data: Tensor, rows: int = 256) -> tuple[Tensor, Tensor]:
+    """Distance (N,) of each sample (N, ...) to its nearest datum (M, ...), and which that is."""
     z, x = samples.flatten(1), data.flatten(1)
-    exact = "donot_use_mm_for_euclid_dist"
-    blocks = [torch.cdist(part, x, compute_mode=exact).amin(1) for part in z.split(rows)]
-    return torch.cat(blocks) if blocks else z.new_empty(0)
+    found = [_distances(part, x).min(1) for part in z.split(rows)]
+    values, places = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(places)
 
 
 class DigitClassifier(nn.Module):

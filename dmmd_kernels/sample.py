@@ -1,7 +1,18 @@
-"""Samples from a trained run by its noise-adaptive MMD flow (DMMD, Algorithm 2).
+"""Samples from a trained run by the flows of its noise-adaptive witness (DMMD).
 
 python -m dmmd_kernels.sample --checkpoint runs/checkerboard --n 1000 --out samples.npz
-python -m dmmd_kernels.sample --checkpoint runs/digits --n 100 --out digits.png
+python -m dmmd_kernels.sample --checkpoint runs/digits --n 100 --method a_dmmd_e --out digits.png
+python -m dmmd_kernels.sample --checkpoint runs/digits --n 100 --out x.png --trajectory x.gif
+
+methods, all of them steps Z ← Z - η ∇f(Z, t) on noise levels t that fall:
+  dmmd      N_p particles flow together, f their witness against clean data (Algorithm 2)
+  a_dmmd    f̂ of noised against clean data instead, tables made once: each particle by itself
+  dmmd_e    dmmd, then two steps at the last level at a higher rate
+  a_dmmd_a  a_dmmd, then two such steps along f̂
+  a_dmmd_e  a_dmmd, then two such steps along f of the particle alone, N_p = 1
+
+Sample i follows from the run, the method and its settings, the seed, and i: not from how many
+are drawn.
 """
 
 import argparse
@@ -15,156 +26,131 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import dmmd_kernels as dk
 from dmmd_kernels.checkpoint import CheckpointError
-from dmmd_kernels.data import generator_of, write_grid
+from dmmd_kernels.data import generator_of, tile, write_grid
 from dmmd_kernels.diffusion import levels
-from dmmd_kernels.experiment import CLEAN, START, Run, load_run
-from dmmd_kernels.losses import NoiseConditional, witness_slope
+from dmmd_kernels.experiment import START, Run, load_run
+from dmmd_kernels.level_data import clean_samples, sides
+from dmmd_kernels.samplers import (
+    FINAL_STEPS,
+    METHODS,
+    ROWS,
+    adaptive_flow,
+    approximate_slope,
+    descend,
+    exact_slope,
+    flow_of_features,
+)
 from dmmd_kernels.settings import Settings, SettingsError
 
+OnLevel = Callable[[float, Tensor], None]
+# c of f̂'s steps in units of settings.step_size: f̂ never comes to rest and overshoots with the steps
+# of the exact flow. Then c of the last two steps, in the same units; all chosen on digits with one
+# seed (docs/method.md).
+APPROXIMATE_RATE = 0.25
+FINAL_RATE = {"dmmd_e": 100.0, "a_dmmd_a": 1.0, "a_dmmd_e": 1.0}
 
-def draw_samples(run: Run, n: int, *, seed: int = 0, progress: bool = False) -> Tensor:
-    """n samples by Algorithm 2, (n, *shape), in the coordinates of the data.
 
-    ⌈n / N_p⌉ clouds of N_p particles flow at once to the same N_c clean samples; clouds do not
-    feel each other.
+def draw_samples(
+    run: Run,
+    n: int,
+    *,
+    method: str = "dmmd",
+    step_size: float | None = None,
+    eta_final: float | None = None,
+    seed: int = 0,
+    rows: int = ROWS,
+    progress: bool = False,
+    on_level: OnLevel | None = None,
+) -> Tensor:
+    """n samples, (n, *shape), in the coordinates of the data.
+
+    ⌈n / N_p⌉ clouds of N_p particles flow to the same clean samples; clouds do not feel each
+    other, and sample i does not depend on n.
 
     Args:
-        run: see load_run.
+        run: see load_run. Its settings give levels, steps, N_p and η.
         n: how many.
+        method: one of METHODS.
+        step_size: c of the steps, see settings.step_rule; when None that of the settings, times
+            APPROXIMATE_RATE where the method follows f̂.
+        eta_final: c of the last two steps; when None that of the settings times FINAL_RATE.
         seed: of the particles; the clean samples belong to the run.
+        rows: images that go through the network at once; fewer than N_p cost one more pass.
         progress: show a progress bar.
+        on_level: called with (t, samples) after the start, each level, and the last steps.
+
+    Raises:
+        ValueError: there is no such method, or n is not positive.
+        FloatingPointError: particles became infinite or NaN; the message names the level.
     """
-    settings, train = run.settings, run.dataset.train
-    clouds = math.ceil(n / settings.particles)
-    start = torch.randn(
-        clouds, settings.particles, *train.shape[1:], generator=generator_of(seed, START)
-    ).to(train)
-    ts = levels(settings.t_max, settings.t_min, settings.sample_levels).tolist()
-    steps = adaptive_flow(run.deep, start, clean_samples(run), settings, ts)
-    bar = tqdm(steps, "sampling", settings.sample_levels, disable=not progress, leave=False)
-    *_, (_, z) = bar
+    if method not in METHODS or n < 1:
+        raise ValueError(
+            f"draw_samples: n must be positive and method one of {', '.join(METHODS)}, "
+            f"got {n} and {method!r}"
+        )
+    settings, z = run.settings, start(run, n, seed)
+    tell = on_level or (lambda t, samples: None)
+    show = lambda t, z: tell(t, z.flatten(0, 1)[:n] * run.dataset.scale)
+    show(settings.t_max, z)
+    steps = body(run, z, method, step_size, rows=rows)
+    bar = tqdm(steps, f"sampling {method}", settings.sample_levels, disable=not progress)
+    for t, z in bar:
+        show(t, z)
+    if METHODS[method].final is not None:
+        z = finish(run, z, method, eta_final, rows=rows)
+        show(settings.t_min, z)
     return z.flatten(0, 1)[:n] * run.dataset.scale
 
 
-def clean_samples(run: Run) -> Tensor:
-    """X_0, N_c clean samples drawn once; the whole set for a linear kernel, which needs its mean.
-
-    The mean features φ̄(X_0, t) over the whole set cost one pass per level (DMMD, eq. 12).
-    """
-    train = run.dataset.train
-    if run.settings.kernel == "linear" or run.settings.clean >= len(train):
-        return train
-    order = torch.randperm(len(train), generator=generator_of(run.settings.seed, CLEAN))
-    return train[order[: run.settings.clean].to(train.device)]
+def start(run: Run, n: int, seed: int) -> Tensor:
+    """Z ~ N(0, I) in whole clouds, (⌈n / N_p⌉, N_p, *shape), each from a generator of its own."""
+    settings, train = run.settings, run.dataset.train
+    shape = settings.particles, *train.shape[1:]
+    keys = [(seed, START, cloud) for cloud in range(math.ceil(n / settings.particles))]
+    return torch.stack([torch.randn(shape, generator=generator_of(*key)) for key in keys]).to(train)
 
 
-def adaptive_flow(
-    deep: NoiseConditional, z: Tensor, x_0: Tensor, settings: Settings, ts: list[float]
+def noise_levels(settings: Settings) -> list[float]:
+    return levels(settings.t_max, settings.t_min, settings.sample_levels).tolist()
+
+
+def body(
+    run: Run, z: Tensor, method: str, step_size: float | None = None, *, rows: int = ROWS
 ) -> Iterator[tuple[float, Tensor]]:
-    """Algorithm 2: at each level t, N_s times Z_i ← Z_i - η_t ∇f(Z_i, t), all i at once.
-
-    f is the witness of the particles' features against those of the clean data at the current t,
-    both held (DMMD, eqs 9, 10).
-
-    Args:
-        deep: the noise-conditional kernel.
-        z: particles, (clouds, N_p, *shape).
-        x_0: clean samples, (N_c, *shape).
-        settings: step_size, step_rule, sample_steps, backend.
-        ts: noise levels, in the order of the flow.
-
-    Yields:
-        (t, z) after the steps of each level.
-
-    Raises:
-        FloatingPointError: particles became infinite or NaN; the message names the level.
-    """
-    with torch.no_grad():
-        moves = _flow_of_points if getattr(deep, "on_points", False) else _flow_of_features
-        yield from moves(deep, z, x_0, settings, ts)
+    """The flow of the method along the levels: yields (t, z (clouds, N_p, *shape)) after each."""
+    settings, slope = run.settings, METHODS[method].body
+    exact = slope is exact_slope
+    usual = settings.step_size * (1.0 if exact else APPROXIMATE_RATE)
+    settings = replace(settings, step_size=usual if step_size is None else step_size)
+    run, ts = replace(run, settings=settings), noise_levels(settings)
+    if exact and run.deep.on_points:
+        return adaptive_flow(run.deep, z, clean_samples(run), settings, ts)
+    found = sides(run, ts, noised=not exact, rows=rows)
+    return flow_of_features(run.deep, z, found, slope, settings, rows)
 
 
-def _flow_of_points(
-    deep: NoiseConditional, z: Tensor, x_0: Tensor, settings: Settings, ts: list[float]
-) -> Iterator[tuple[float, Tensor]]:
-    """All levels are one flow, with tables of σ(t) and η_t."""
-    count = settings.sample_steps
-    t = torch.tensor(ts, device=z.device).to(z)
-    etas = torch.tensor([step_length(settings, deep, x_0.flatten(1), level[None]) for level in t])
-    reached: list[Tensor] = []
-    try:
-        dk.flow(
-            z.flatten(2),
-            x_0.flatten(1),
-            deep.kernel(t.repeat_interleave(count)[:, None]),
-            step_size=etas.repeat_interleave(count),
-            steps=count * len(ts),
-            callback=lambda _, particles: reached.append(particles.view_as(z)),
-            callback_every=count,
-            backend=settings.backend,
-        )
-    except dk.FlowError as error:
-        raise _not_finite(ts[(error.step - 1) // count]) from error
-    yield from zip(ts, reached, strict=True)
-
-
-def _flow_of_features(
-    deep: NoiseConditional, z: Tensor, x_0: Tensor, settings: Settings, ts: list[float]
-) -> Iterator[tuple[float, Tensor]]:
+@torch.no_grad()
+def finish(
+    run: Run, z: Tensor, method: str, eta_final: float | None = None, *, rows: int = ROWS
+) -> Tensor:
+    """z after the method's last two steps at t_min, with η of c = eta_final; see draw_samples."""
+    chosen = METHODS[method]
+    assert chosen.final is not None, f"{method} has no last steps"
+    c = run.settings.step_size * FINAL_RATE[method] if eta_final is None else eta_final
+    run = replace(run, settings=replace(run.settings, step_size=c))
+    noised = chosen.final is approximate_slope
+    (level,) = sides(run, [run.settings.t_min], noised=noised, rows=rows)
     z = z.clone()
-    for level in ts:
-        t = torch.full(z.shape[:1], level, device=z.device)
-        a_0, kernel = data_features(deep, x_0, t[:1]), deep.kernel(t)
-        eta = step_length(settings, deep, a_0, t[:1])
-        for _ in range(settings.sample_steps):
-            a = deep(z, t)
-            slope = witness_slope(deep, z, a, a_0, t, kernel, backend=settings.backend)
-            dk.flow_update(z.flatten(2), slope.flatten(2), step_size=eta)
-        if not torch.isfinite(z).all():
-            raise _not_finite(level)
-        yield level, z.clone()
+    how = {"backend": run.settings.backend, "rows": rows}
+    descend(run.deep, z, level, chosen.final, FINAL_STEPS, **how)
+    return z
 
 
-def _not_finite(level: float) -> FloatingPointError:
-    return FloatingPointError(
-        f"sample: particles are not finite after level t = {level:.3f}; take a smaller step_size"
-    )
-
-
-def data_features(deep: NoiseConditional, x_0: Tensor, t: Tensor, rows: int = 4096) -> Tensor:
-    """b_j = φ(X_0^j, t), (N_c, K); only their mean, (1, K), for a linear kernel (DMMD, eq. 12).
-
-    t is (1,). The witness of a linear kernel depends on the mean alone.
-    """
-    parts = [deep(block[None], t)[0] for block in x_0.split(rows)]
-    if is_linear(deep.kernel(t)):
-        total = torch.stack([part.double().sum(0) for part in parts]).sum(0)
-        return (total / len(x_0)).to(parts[0].dtype)[None]
-    return torch.cat(parts)
-
-
-def is_linear(kernel: dk.Kernel) -> bool:
-    return all(term.profile == "linear" for term in kernel.terms)
-
-
-def step_length(settings: Settings, deep: NoiseConditional, a_0: Tensor, t: Tensor) -> float:
-    """η = c, or for step_rule = "stable" η = c σ(t)² / k̄, k̄ = mean k(x, x') over clean features.
-
-    Why: a ripple of wave number κ on a cloud of even density decays at the rate k̄ κ² e^(-κ²σ²/2)
-    times η per step. It is fastest at κ² = 2/σ², so steps overshoot from η = e σ²/k̄ on: c < e for
-    every σ, and equal c means equally bold. This rule is ours; the paper gives none for 2-D.
-    """
-    if settings.step_rule == "constant":
-        return settings.step_size
-    kernel = deep.kernel(t[0])
-    some = a_0[:1000]
-    share = some.new_full((len(some),), 1 / len(some))
-    mean = dk.potential(some, some, share, kernel, backend=settings.backend).mean().item()
-    scale = kernel.terms[0].scale
-    sigma2 = 0.5 / float(scale) if scale is not None else 1.0
-    return settings.step_size * sigma2 / mean
+def evaluations(settings: Settings, method: str) -> int:
+    """NFE, how often a particle goes through the network: T N_s, and 2 of the last steps."""
+    last = FINAL_STEPS if METHODS[method].final is not None else 0
+    return settings.sample_levels * settings.sample_steps + last
 
 
 def write_samples(path: Path, samples: Tensor) -> None:
@@ -192,26 +178,116 @@ def _picture(path: Path, samples: Tensor) -> None:
         scatter(path, samples.cpu().numpy())
 
 
+def write_trajectory(path: Path, states: list[tuple[float, Tensor]], shown: int = 100) -> None:
+    """A .gif of the first samples at each level, the last one shown longest."""
+    from PIL import Image
+
+    frames = [Image.fromarray(frame) for frame in map(_frame(states, shown), states)]
+    pause = [200] * (len(frames) - 1) + [1500]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=pause, loop=0)
+
+
+def _frame(states: list[tuple[float, Tensor]], shown: int):
+    """(t, samples) → pixels."""
+    last = states[-1][1]
+    if last.ndim == 4:
+        zoom = max(1, 400 // (10 * last.shape[-1]))
+        enlarge = lambda sheet: sheet.repeat(zoom, 0).repeat(zoom, 1)
+        return lambda state: enlarge(np.squeeze(tile(state[1][:shown])))
+    from dmmd_kernels.figures import scatter_pixels
+
+    limit = 1.5 * last.abs().max().item()
+    return lambda state: scatter_pixels(state[1].cpu().numpy(), f"t = {state[0]:.2f}", limit)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m dmmd_kernels.sample",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="folder of a run or of a checkpoint")
+    add("--n", type=int, default=1000, help="how many samples (1000)")
+    add("--out", required=True, type=Path, help="a .npz file, or a .png picture")
+    add("--trajectory", type=Path, help="a .gif of the first samples on their way")
+    add_sampling(parser)
+    add("--seed", type=int, default=0, help="of the particles (0)")
+    return parser
+
+
+def add_sampling(parser: argparse.ArgumentParser, method: str | None = "dmmd") -> None:
+    """The options that say how samples are drawn; what is left out is as the run says."""
+    add = parser.add_argument
+    add("--method", choices=METHODS, default=method, help="see above")
+    add("--levels", type=int, help="T, noise levels from t_max to t_min")
+    add("--steps", type=int, help="N_s, steps at each level")
+    add("--nfe", type=int, help="T N_s instead: N_s is nfe / T; the last two steps come on top")
+    add("--particles", type=int, help="N_p, particles of a cloud")
+    add("--step_size", type=float, help="c of the step η; as the run says, a quarter for a_...")
+    add(
+        "--eta_final", type=float, help="c of the last two steps; a multiple of the run's step_size"
+    )
+    add("--rows", type=int, default=ROWS, help=f"images in the network at once ({ROWS})")
+    add("--device", default="auto", help="cpu, cuda, or auto")
+    add("--backend", default="auto", help="of the ops")
+
+
+def open_run(checkpoint: str, chosen: argparse.Namespace) -> Run:
+    """The run at the checkpoint, its settings changed by the options of `add_sampling`.
+
+    Raises:
+        CheckpointError, SettingsError: see load_run; the options do not fit.
+    """
+    run = load_run(checkpoint, chosen.device)
+    wanted = {
+        "sample_levels": chosen.levels,
+        "sample_steps": chosen.steps,
+        "particles": chosen.particles,
+        "backend": chosen.backend,
+    }
+    settings = replace(run.settings, **{k: v for k, v in wanted.items() if v is not None})
+    if chosen.nfe is not None:
+        count, rest = divmod(chosen.nfe, settings.sample_levels)
+        if chosen.steps is not None or rest or count < 1:
+            raise SettingsError(
+                f"nfe must be a multiple of the {settings.sample_levels} levels, without --steps; "
+                f"got {chosen.nfe} and {chosen.steps}; give --levels, too"
+            )
+        settings = replace(settings, sample_steps=count)
+    return replace(run, settings=settings)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser("python -m dmmd_kernels.sample", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="folder of a run or of a checkpoint")
-    parser.add_argument("--n", type=int, default=1000, help="how many samples")
-    parser.add_argument("--out", required=True, type=Path, help="a .npz file, or a .png picture")
-    parser.add_argument("--seed", type=int, default=0, help="of the particles")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
-    parser.add_argument("--backend", default="auto", help="of the ops")
+    parser = _parser()
     chosen = parser.parse_args(arguments)
-    if chosen.n < 1 or chosen.out.suffix not in (".npz", ".png"):
-        parser.error("--n must be at least 1 and --out must end in .npz or .png")
+    if chosen.n < 1 or chosen.rows < 1 or chosen.out.suffix not in (".npz", ".png"):
+        parser.error("--n and --rows must be at least 1 and --out must end in .npz or .png")
+    if chosen.trajectory is not None and chosen.trajectory.suffix != ".gif":
+        parser.error(f"--trajectory must end in .gif, got {chosen.trajectory}")
     try:
-        run = load_run(chosen.checkpoint, chosen.device)
+        run = open_run(chosen.checkpoint, chosen)
     except (CheckpointError, SettingsError) as error:
         parser.error(str(error))
-    run = replace(run, settings=replace(run.settings, backend=chosen.backend))
-    samples = draw_samples(run, chosen.n, seed=chosen.seed, progress=True)
+    states: list[tuple[float, Tensor]] = []
+    samples = draw_samples(
+        run,
+        chosen.n,
+        method=chosen.method,
+        step_size=chosen.step_size,
+        eta_final=chosen.eta_final,
+        seed=chosen.seed,
+        rows=chosen.rows,
+        progress=True,
+        on_level=lambda *state: states.append(state) if chosen.trajectory else None,
+    )
     write_samples(chosen.out, samples)
-    tqdm.write(f"{chosen.n} samples in {chosen.out}")
+    if chosen.trajectory:
+        write_trajectory(chosen.trajectory, states)
+    nfe = evaluations(run.settings, chosen.method)
+    tqdm.write(f"{chosen.n} samples of {chosen.method}, {nfe} evaluations each, in {chosen.out}")
 
 
 if __name__ == "__main__":

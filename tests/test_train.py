@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmmd_kernels import checkpoint, comparison, sample, train
+from dmmd_kernels import checkpoint, comparison, sample, samplers, train
 from dmmd_kernels.experiment import load_run
 from tests.cases import backends
 from tests.runs import IMAGES_CHANGES, TINY, digest, fit, read_log
@@ -173,7 +173,7 @@ def test_data_features_of_a_linear_kernel_are_their_mean():
     deep = DeepKernel(MLPFeatures(2, 4, 8), "linear").double()
     z, x_0 = torch.randn(1, 6, 2).double(), torch.randn(30, 2).double()
     t = torch.tensor([0.3], dtype=torch.float64)
-    mean = sample.data_features(deep, x_0, t, rows=7)
+    mean = samplers.data_features(deep, x_0, t, rows=7)
     assert mean.shape == (1, 4)
     kernel, a = deep.kernel(t), deep(z, t).detach()
     slopes = [
@@ -187,7 +187,7 @@ def test_a_flow_of_points_is_the_flow_of_their_features(monkeypatch):
     """One call with a table of widths gives what level by level through a network gives."""
     x_0, start = torch.randn(50, 2), torch.randn(3, 20, 2)
     deep = comparison.FixedWidth(comparison.BY_HAND["linear"])
-    run = lambda: [z for _, z in sample.adaptive_flow(deep, start, x_0, TINY, [0.9, 0.5, 0.1])]
+    run = lambda: [z for _, z in samplers.adaptive_flow(deep, start, x_0, TINY, [0.9, 0.5, 0.1])]
     at_once = run()
     monkeypatch.setattr(comparison.FixedWidth, "on_points", False)
     for whole, by_level in zip(at_once, run(), strict=True):
@@ -197,6 +197,7 @@ def test_a_flow_of_points_is_the_flow_of_their_features(monkeypatch):
 def test_nothing_is_pickled():
     folder = Path(train.__file__).parent
     words = ("pickle", "torch.load", "torch.save", "allow_pickle=True")
-    for name in ("train", "optimisation", "sample", "checkpoint", "experiment", "comparison"):
+    names = ("train", "optimisation", "sample", "samplers", "level_data", "checkpoint")
+    for name in (*names, "experiment", "comparison"):
         source = (folder / f"{name}.py").read_text()
         assert not [w for w in words if w in source.replace("Never pickle.", "")]

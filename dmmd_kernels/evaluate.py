@@ -1,0 +1,234 @@
+"""How good the samples of a run are, and what real data would score.
+
+python -m dmmd_kernels.evaluate --checkpoint runs/digits --method a_dmmd_e
+python -m dmmd_kernels.evaluate --checkpoint runs/cifar10 --features inception --weights FILE
+python -m dmmd_kernels.evaluate --checkpoint runs/digits --ablation particles
+
+Each row of the table is judged on n samples against the held-out data (half of the training data
+where none are held out), in the features of --features:
+
+  fid                Fréchet distance of normal fits, in float64
+  kid ± deviation    1000 × MMD² with a cubic kernel, over subsets
+  cmmd               1000 × MMD² of unit features with a Gaussian kernel of width 10
+  is                 inception score, where the extractor has classes
+  precision, recall  shares of samples among data and of data among samples, 3 neighbours
+  nearest, 5 %       distance to the nearest training datum, mean and quantile; that of held-out
+                     data stands in the row `real`: samples much nearer are copies
+
+The row `real` is as many training data against the same held-out ones: the floor. Ablations, each a
+table (.json and .txt) and a figure: particles (N_p), nfe (N_s), kernel (one --checkpoint for each),
+denoising (the last two steps; η_final is chosen on the first seed and judged on the others).
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dmmd_kernels import extractors, metrics
+from dmmd_kernels.checkpoint import CheckpointError
+from dmmd_kernels.data import batch_indices, generator_of
+from dmmd_kernels.experiment import FRESH, Run
+from dmmd_kernels.extractors import EXTRACTORS, Extractor, ExtractorError
+from dmmd_kernels.sample import add_sampling, draw_samples, evaluations, open_run
+from dmmd_kernels.samplers import METHODS
+from dmmd_kernels.settings import SettingsError
+
+SUBSET, SUBSETS = 1000, 100
+FLOOR_DRAWS = 4
+MOST = 10_000
+
+
+class Scores(NamedTuple):
+    """One row of the table; see the top of this file. None where it has no meaning."""
+
+    n: int
+    nfe: int | None
+    fid: float
+    kid: float
+    kid_deviation: float
+    cmmd: float
+    inception_score: float | None
+    precision: float
+    recall: float
+    nearest: float
+    nearest_quantile: float
+
+
+class Judge:
+    """Scores samples of a run, (N, *shape) in the coordinates of the data."""
+
+    def __init__(self, run: Run, extractor: Extractor, n: int | None = None) -> None:
+        """
+        Args:
+            run: whose data set is the measure.
+            extractor: of the features.
+            n: samples and data in a comparison; as many as are held out when None, at most MOST.
+
+        Raises:
+            ValueError: the data set has too few training or held-out data for n.
+        """
+        self.extractor = extractor
+        self.train, self.real = _parts(run)
+        self.n = min(len(self.real), len(self.train), MOST) if n is None else n
+        if not 8 <= self.n <= min(len(self.train), len(self.real)):
+            most = min(len(self.train), len(self.real))
+            raise ValueError(f"evaluate: n must be from 8 to {most}, the data there are, got {n}")
+        self.real = self.real[: self.n]
+        self.of_real = extractor.features(self.real)
+
+    def scores(self, samples: Tensor, nfe: int | None = None) -> Scores:
+        """Of the first n samples; images are cut to [-1, 1]."""
+        x = samples[: self.n].cpu()
+        x = x.clamp(-1, 1) if x.ndim == 4 else x
+        a, b, size = self.extractor.features(x), self.of_real, min(SUBSET, self.n // 2)
+        kid, deviation = metrics.kid_of_subsets(a, b, subsets=SUBSETS, size=size)
+        logits = self.extractor.logits
+        near = metrics.nearest_distance(x, self.train)
+        return Scores(
+            len(x),
+            nfe,
+            metrics.fid(a, b),
+            1000 * kid,
+            1000 * deviation,
+            metrics.cmmd(a, b),
+            metrics.inception_score(logits(x)) if logits else None,
+            *metrics.precision_recall(a, b),
+            near.mean().item(),
+            near.quantile(0.05).item(),
+        )
+
+    def floor(self) -> Scores:
+        """n training data against the held-out, mean of some draws; nearest: of the held-out."""
+        rows = [
+            batch_indices(len(self.train), self.n, seed=0, step=0, stream=draw)
+            for draw in range(FLOOR_DRAWS)
+        ]
+        drawn = [self.scores(self.train[row]) for row in rows]
+        own = self.scores(self.real)
+        near = {name: getattr(own, name) for name in ("nearest", "nearest_quantile")}
+        return mean(drawn)._replace(**near)
+
+
+def mean(rows: list[Scores]) -> Scores:
+    """Of each column; None where one is None."""
+    columns = zip(*rows, strict=True)
+    means = [None if None in column else sum(column) / len(column) for column in columns]
+    return Scores(rows[0].n, rows[0].nfe, *means[2:])  # type: ignore[arg-type]
+
+
+def _parts(run: Run) -> tuple[Tensor, Tensor]:
+    """Training and held-out data, (N, *shape) and (M, *shape), in the coordinates of the data."""
+    train, scale = run.dataset.train.cpu(), run.dataset.scale
+    held_out = getattr(run.dataset, "test", None)
+    if held_out is None and run.settings.data == "digits":
+        from dmmd_kernels.data import digits
+
+        held_out = digits().held_out
+    if held_out is None:
+        order = torch.randperm(len(train), generator=generator_of(run.settings.seed, FRESH, 7))
+        held_out, train = train[order].tensor_split(2)
+    return train * scale, held_out.cpu() * scale
+
+
+def draw_and_judge(
+    run: Run, judge: Judge, methods: list[str], chosen: argparse.Namespace
+) -> tuple[dict[str, Scores], dict[str, Tensor]]:
+    """The scores and the samples of each method, and of real data."""
+    samples = {
+        method: draw_samples(
+            run,
+            judge.n,
+            method=method,
+            step_size=chosen.step_size,
+            eta_final=chosen.eta_final,
+            seed=chosen.seed,
+            rows=chosen.rows,
+            progress=True,
+        ).cpu()
+        for method in methods
+    }
+    nfe = {method: evaluations(run.settings, method) for method in methods}
+    rows = {method: judge.scores(z, nfe[method]) for method, z in samples.items()}
+    return rows | {"real": judge.floor()}, samples | {"real": judge.real}
+
+
+def table(rows: dict[str, Scores]) -> str:
+    """The table as text."""
+    titles = ("n", "NFE", "fid", "kid", "±", "cmmd", "is", "prec", "recall", "nearest", "5 %")
+    wide = max(12, *(len(name) + 2 for name in rows))
+    lines = [" " * wide + "".join(f"{title:>11}" for title in titles)]
+    for name, row in rows.items():
+        lines.append(f"{name:<{wide}}" + "".join(f"{_cell(value):>11}" for value in row))
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
+    found = argparse.ArgumentParser(
+        "python -m dmmd_kernels.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = found.add_argument
+    add("--checkpoint", required=True, action="append", help="folder of a run or a checkpoint")
+    add("--n", type=int, help="samples to judge; as many as are held out when left out")
+    add("--features", choices=EXTRACTORS, help="classifier for digits, else pixels")
+    add("--weights", type=Path, help="of inception (a file) or clip (a folder)")
+    add("--out", type=Path, help="folder of the results; evaluation in the run's when left out")
+    add("--seed", type=int, default=0, help="of the particles, the first of --seeds (0)")
+    add("--seeds", type=int, default=3, help="ablations: how many seeds (3)")
+    add("--ablation", choices=("particles", "nfe", "kernel", "denoising"))
+    add_sampling(found, method=None)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    options = parser()
+    chosen = options.parse_args(arguments)
+    if len(chosen.checkpoint) > 1 and chosen.ablation != "kernel":
+        options.error("several --checkpoint are for --ablation kernel")
+    try:
+        runs = [open_run(path, chosen) for path in chosen.checkpoint]
+        name = chosen.features or ("classifier" if runs[0].settings.data == "digits" else "pixels")
+        extractor = extractors.make(name, runs[0], chosen.weights)
+        judge = Judge(runs[0], extractor, chosen.n)
+    except (CheckpointError, SettingsError, ExtractorError, ValueError) as error:
+        options.error(str(error))
+    folder = chosen.out or runs[0].folder / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    if chosen.ablation:
+        from dmmd_kernels import ablations
+
+        ablations.write(folder, runs, judge, chosen)
+    else:
+        _report(folder, runs[0], judge, chosen)
+
+
+def _report(folder: Path, run: Run, judge: Judge, chosen: argparse.Namespace) -> None:
+    methods = [chosen.method] if chosen.method else list(METHODS)
+    rows, samples = draw_and_judge(run, judge, methods, chosen)
+    found = {name: row._asdict() for name, row in rows.items()}
+    about = {"features": judge.extractor.name, "seed": chosen.seed, "rows": found}
+    (folder / "scores.json").write_text(json.dumps(about, indent=2) + "\n")
+    if judge.real.ndim == 4:
+        from dmmd_kernels.figures import beside_nearest
+
+        beside_nearest(folder / "samples.png", samples, judge.train)
+    tqdm.write(table(rows))
+    tqdm.write(f"scores in features of {judge.extractor.name} are in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -123,12 +123,7 @@ def mean(rows: list[Scores]) -> Scores:
 
 def _parts(run: Run) -> tuple[Tensor, Tensor]:
     """Training and held-out data, (N, *shape) and (M, *shape), in the coordinates of the data."""
-    train, scale = run.dataset.train.cpu(), run.dataset.scale
-    held_out = getattr(run.dataset, "test", None)
-    if held_out is None and run.settings.data == "digits":
-        from dmmd_kernels.data import digits
-
-        held_out = digits().held_out
+    train, scale, held_out = run.dataset.train.cpu(), run.dataset.scale, run.dataset.test
     if held_out is None:
         order = torch.randperm(len(train), generator=generator_of(run.settings.seed, FRESH, 7))
         held_out, train = train[order].tensor_split(2)

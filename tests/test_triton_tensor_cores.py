@@ -49,6 +49,17 @@ def test_every_width_of_the_table_is_accurate(d, calls):
 
 
 @pytest.mark.parametrize("clouds", CLOUDS.values(), ids=CLOUDS.keys())
+def test_gradients_are_accurate_where_most_pairs_that_matter_are_near(clouds):
+    """d = 64, and a kernel that barely sees beyond shared points: they must not push each other."""
+    z, x, _, w = problem(20, 30, 64, clouds=clouds)
+    width = torch.cdist(z, x).median().item() / 4
+    (mixture,) = dk.gaussian(width).lower(z).mixtures
+    assert_as_accurate("potential_grad", "triton", (z, x, None, w), mixture)
+    (mixture,) = dk.gaussian(4 * width).lower(z).mixtures
+    assert_as_accurate("potential_and_grad", "triton", (z, x, w), mixture)
+
+
+@pytest.mark.parametrize("clouds", CLOUDS.values(), ids=CLOUDS.keys())
 @pytest.mark.parametrize("skip_diagonal", [False, True])
 @pytest.mark.parametrize("kernel", ["gaussian", "energy"])
 def test_a_quadratic_form_takes_the_upper_triangle_once(clouds, skip_diagonal, kernel, calls):

@@ -68,7 +68,8 @@ def sweep(
     centre, scale = (t.expand(*block, *t.shape[-2:]).contiguous() for t in centre_and_scale(z, x))
     halves_z = split(z, centre, scale, width, passes)
     halves_x = halves_z if z is x else split(x, centre, scale, width, passes)
-    scaled, floor = _scaled(params, kernel.names, scale, row.near)
+    may_stay = _SMOOTH.issuperset(kernel.names) and not wants_g
+    scaled, floor = _scaled(params, scale, row.near if may_stay else 0.0)
     programs = halves_z.rows // row.rows
     strip = PANEL if row.kind == "panels" else _strip(m, programs * blocks)
     strips = triton.cdiv(m, strip)
@@ -149,16 +150,17 @@ def _run_panels(panels: Panels, pairs: dict, far: dict, near: dict, scale: Tenso
         g += far_sum.view(g.shape)
 
 
-def _scaled(params: Tensor, names: list[str], scale: Tensor, near: float) -> tuple[Tensor, Tensor]:
+def _scaled(params: Tensor, scale: Tensor, near: float) -> tuple[Tensor, Tensor]:
     """The parameters for q/2 of scaled points, and the q/2 that a kernel cannot tell from zero.
 
     Where s (|z|² + |x|²) is below 8, s q errs by less than 8 roundings of 1: near pairs may stay.
-    laplace and energy tell all distances apart.
+    Not with laplace and energy, which tell all distances apart, nor in gradients: what such a pair
+    adds there, c (z - x), is told from zero however small it is. Then `near` is 0.
     """
     unit = (2 / scale.square())[..., 0]
     columns = torch.broadcast_tensors(params[..., 0], params[..., 1] * unit, params[..., 2])
     scaled = torch.stack(columns, -1)
-    floor = 8 * near / scaled[..., 1].amax(-1) * (1.0 if _SMOOTH.issuperset(names) else 0.0)
+    floor = 8 * near / scaled[..., 1].amax(-1)
     return scaled, floor.expand(scale.shape[:-2]).contiguous()
 
 

@@ -15,7 +15,7 @@ from dmmd_kernels._triton.float16 import ROWS, centre_and_scale, split
 from dmmd_kernels._triton.launch import ENOUGH_PROGRAMS, batch, quiet
 from dmmd_kernels._triton.near import near_kernel
 from dmmd_kernels._triton.panels import PANEL, Panels, panel_kernel
-from dmmd_kernels._triton.profile import code
+from dmmd_kernels._triton.profile import ROOTS, SQUARED, shortcuts
 from dmmd_kernels._triton.regimes import Regime, architecture, device_regime
 from dmmd_kernels._triton.tensor_cores import CAPACITY, fused_kernel
 from dmmd_kernels.kernels import Mixture
@@ -26,8 +26,10 @@ _FEW_COMPONENTS = 2
 _LEAST_WORK = 2**29  # pairs times d; below, preparing the clouds takes longer than differences
 
 
-def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture, *, grad: bool) -> Regime:
-    """The row of the table for a call with coefficients of p columns.
+def chosen(
+    z: Tensor, x: Tensor, p: int, kernel: Mixture, *, grad: bool, both: bool = False
+) -> Regime:
+    """The row of the table for a call with coefficients of p columns; both: f and its gradient.
 
     Polynomials, many columns and few pairs are swept from differences in any number of dimensions.
     """
@@ -35,9 +37,16 @@ def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture, *, grad: bool) -> Regi
     blocks = prod(batch(z, x, kernel.params))
     suits = kernel.is_radial and p <= 2 and blocks * n * m * d >= _LEAST_WORK
     row = device_regime(d if suits else 0, grad, z.device)
-    if len(kernel.names) <= _FEW_COMPONENTS or row.kind != "fused":
+    count = len(kernel.names) if both else _independent(kernel)
+    if count <= _FEW_COMPONENTS or row.kind != "fused":
         return row
-    return replace(row, columns=16)  # every component needs registers of its own
+    return replace(row, columns=16 if grad else 32)  # components need registers of their own
+
+
+def _independent(kernel: Mixture) -> int:
+    """Components that are no powers of others."""
+    codes = shortcuts(kernel).to_bytes(len(kernel.names), "little")
+    return sum(not SQUARED.value < code < ROOTS.value for code in codes)
 
 
 def sweep(
@@ -84,7 +93,7 @@ def sweep(
         n=n, m=m, n_rows=halves_z.rows, m_rows=halves_x.rows, blocks=blocks, P=p,
         v_ptr=None if v is None else _padded(v, halves_z.rows, block),
         w_ptr=_padded(w, halves_x.rows, block),
-        f_ptr=f, list_ptr=listed, count_ptr=count, PROFILES=code(kernel.names),
+        f_ptr=f, list_ptr=listed, count_ptr=count, PROFILES=shortcuts(kernel),
         L=len(kernel.names), SKIP=skip_diagonal, SYMMETRIC=is_symmetric, BLOCK_N=row.rows,
     )  # fmt: skip
     far = dict(

@@ -29,6 +29,7 @@ from dmmd_kernels._triton.direct import (
 )
 from dmmd_kernels._triton.launch import Sweep, Tile, batch
 from dmmd_kernels._triton.mixture import slope, value
+from dmmd_kernels._triton.profile import shortcuts
 from dmmd_kernels.kernels import Mixture
 
 _SIZES = [
@@ -161,6 +162,7 @@ def potential(
     sweep.run(
         _potential_kernel, kernel, dict(z=z, x=x, w=w), dict(f=f),
         columns=p, axis=triton.cdiv(p, sides), SKIP=skip_diagonal, SIDES=sides,
+        PROFILES=shortcuts(kernel),
     )  # fmt: skip
     return sweep.total(f).to(z.dtype)
 
@@ -185,19 +187,19 @@ def potential_and_grad(
 
 def _grad(z, x, v, w, kernel, skip_diagonal, precision, *, wants_f):
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
-    row = fused.chosen(z, x, p, kernel, grad=True)
+    row = fused.chosen(z, x, p, kernel, grad=True, both=wants_f)
     if row.kind != "direct":
         f, g = fused.sweep(
             z, x, v, w, kernel, row,
             skip_diagonal=skip_diagonal, precision=precision, wants_f=wants_f, wants_g=True,
         )  # fmt: skip
-        return None if f is None else f.to(z.dtype), g.to(z.dtype).contiguous().contiguous()
+        return None if f is None else f.to(z.dtype), g.to(z.dtype).contiguous()
     sweep = Sweep(n, m, d, batch(z, x, v, w, kernel.params), _TILE)
     f = sweep.partial(z, n, 1) if wants_f else None
     g = sweep.partial_points(z, d)
     sweep.run(
         _potential_grad_kernel, kernel, dict(z=z, x=x, v=v, w=w), dict(f=f, g=g),
         columns=p, SKIP=skip_diagonal, IN_REGISTERS=d == sweep.unroll,
-        SLOTS=triton.next_power_of_2(sweep.unroll),
+        SLOTS=triton.next_power_of_2(sweep.unroll), PROFILES=shortcuts(kernel),
     )  # fmt: skip
     return None if f is None else sweep.total(f).to(z.dtype), sweep.total_points(g).to(z.dtype)

@@ -24,6 +24,7 @@ from dmmd_kernels._triton.direct import (
 )
 from dmmd_kernels._triton.launch import Sweep, Tile, batch
 from dmmd_kernels._triton.mixture import component, theta, value
+from dmmd_kernels._triton.profile import shortcuts
 from dmmd_kernels.kernels import Mixture
 
 _TILE = Tile(columns=16)
@@ -162,6 +163,6 @@ def quadratic_form(
     partial = sweep.partial(u, n)
     sweep.run(
         _quadratic_form_kernel, kernel, dict(z=u, v=v, w=w), dict(q=partial),
-        columns=p, SKIP=skip_diagonal,
+        columns=p, SKIP=skip_diagonal, PROFILES=shortcuts(kernel),
     )  # fmt: skip
     return partial.sum((0, -1), dtype=torch.float64).to(kernel.params.dtype)

@@ -18,6 +18,7 @@ from dmmd_kernels._triton.panels import PANEL, Panels, panel_kernel
 from dmmd_kernels._triton.profile import ROOTS, SQUARED, shortcuts
 from dmmd_kernels._triton.regimes import Regime, architecture, device_regime
 from dmmd_kernels._triton.tensor_cores import CAPACITY, fused_kernel
+from dmmd_kernels._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
 _SMOOTH = {"gaussian", "rational_quadratic", "imq", "square_distance"}
@@ -37,10 +38,12 @@ def chosen(
     blocks = prod(batch(z, x, kernel.params))
     suits = kernel.is_radial and p <= 2 and blocks * n * m * d >= _LEAST_WORK
     row = device_regime(d if suits else 0, grad, z.device)
-    count = len(kernel.names) if both else _independent(kernel)
-    if count <= _FEW_COMPONENTS or row.kind != "fused":
-        return row
-    return replace(row, columns=16 if grad else 32)  # components need registers of their own
+    if both:  # needs more registers than what is tuned
+        is_crowded = len(kernel.names) > _FEW_COMPONENTS and row.kind == "fused"
+        return replace(row, columns=16) if is_crowded else row
+    if row.kind == "fused" and _independent(kernel) > _FEW_COMPONENTS:
+        row = replace(row, columns=16 if grad else 32)  # components need registers of their own
+    return faster(row, shortcuts(kernel), z.device)
 
 
 def _independent(kernel: Mixture) -> int:

@@ -37,7 +37,6 @@ _SIZES = [
     "z_step", "x_step", "v_step", "w_step", "params_step",
 ]  # fmt: skip
 _SIDES = 8  # right-hand sides per program, at most
-_TILE = Tile(columns=16)
 _NARROW = Tile(columns=8)  # where a row has many sums
 
 
@@ -156,7 +155,7 @@ def potential(
         )  # fmt: skip
         return f.to(z.dtype)
     sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
-    tile = _TILE if p == 1 else _NARROW
+    tile = Tile(row.columns, row.warps) if p == 1 and row.kind == "direct" else _NARROW
     sweep = Sweep(n, m, d, batch(z, x, w, kernel.params), tile)
     f = sweep.partial(z, n, p)
     sweep.run(
@@ -194,7 +193,8 @@ def _grad(z, x, v, w, kernel, skip_diagonal, precision, *, wants_f):
             skip_diagonal=skip_diagonal, precision=precision, wants_f=wants_f, wants_g=True,
         )  # fmt: skip
         return None if f is None else f.to(z.dtype), g.to(z.dtype).contiguous()
-    sweep = Sweep(n, m, d, batch(z, x, v, w, kernel.params), _TILE)
+    tile = Tile(row.columns, row.warps)
+    sweep = Sweep(n, m, d, batch(z, x, v, w, kernel.params), tile)
     f = sweep.partial(z, n, 1) if wants_f else None
     g = sweep.partial_points(z, d)
     sweep.run(

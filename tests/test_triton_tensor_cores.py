@@ -69,6 +69,21 @@ def test_a_quadratic_form_takes_the_upper_triangle_once(clouds, skip_diagonal, k
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_gradients_leave_the_diagonal_out(precision, calls):
+    """A weight of 10⁶ would be seen if it met its own point."""
+    u, _, v, _ = problem(70, 5, 12)
+    mixture = compiled_form("gaussian", u)
+    loud = v.clone()
+    loud[3] = 1e6
+    g = _triton.potential_grad(u, u, None, loud, mixture, True, precision)
+    quiet = _triton.potential_grad(u, u, None, v, mixture, True, precision)
+    assert torch.equal(g[3], quiet[3])
+    assert calls[0].kind == "fused"
+    if precision == "highest":
+        assert_as_accurate("potential_grad", "triton", (u, u, None, v), mixture, True)
+
+
 def test_an_overfull_list_is_replaced_by_the_whole_strip(monkeypatch):
     """600 columns near every row: more than a list holds."""
     x = 1e-3 * torch.randn(600, 10, device=DEVICE)

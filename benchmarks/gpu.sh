@@ -38,7 +38,7 @@ has() { python3 -c "import $1" 2>/dev/null; }
 
 # Test files that need a package this machine lacks, as FILE PACKAGE.
 left_out() {
-  timeout 20 python3 - <<'EOF'
+  timeout 10 python3 - <<'EOF'
 import importlib
 import pathlib
 
@@ -70,7 +70,7 @@ if has pytest; then
     pytest_options+=("--ignore=$file")
   done < <(left_out)
   # Timing under other work is worthless, so the benchmark plugin stays out of the tests.
-  stage tests 110 python3 -m pytest "${pytest_options[@]}" "${workers[@]}" -p no:benchmark -m 'not slow'
+  stage tests 100 python3 -m pytest "${pytest_options[@]}" "${workers[@]}" -p no:benchmark -m 'not slow'
 else
   skip tests 'pytest is not installed'
 fi
@@ -78,8 +78,10 @@ fi
 if command -v compute-sanitizer >/dev/null; then
   # torch's caching allocator would hide what lies between two tensors.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+  # Compiled first without it: under the sanitizer compiling would take the time for running.
+  stage warm 40 python3 tests/sanitized.py auto --device cuda
   for tool in memcheck racecheck; do
-    stage $tool 45 compute-sanitizer --tool $tool --error-exitcode 9 \
+    stage $tool 40 compute-sanitizer --tool $tool --error-exitcode 9 \
       python3 tests/sanitized.py auto --device cuda
   done
   unset PYTORCH_NO_CUDA_MEMORY_CACHING
@@ -87,11 +89,11 @@ else
   skip memcheck 'there is no compute-sanitizer'
 fi
 
-stage grid 190 python3 -m benchmarks.grid "$out" --seconds 170
+stage grid 180 python3 -m benchmarks.grid "$out" --seconds 160
 
 if has pytest_benchmark; then
   for suite in pairwise mmd flows training; do
-    stage "bench_$suite" 20 python3 -m pytest "benchmarks/bench_$suite.py" "${pytest_options[@]}" \
+    stage "bench_$suite" 15 python3 -m pytest "benchmarks/bench_$suite.py" "${pytest_options[@]}" \
       --benchmark-only --benchmark-json="$out/bench_$suite.json"
   done
   stage tables 10 python3 benchmarks/tables.py "$out"/bench_*.json

@@ -1,6 +1,6 @@
 """MMD and its gradient flow for millions of particles, in linear memory."""
 
-from dmmd_kernels.backend import BackendError, regime
+from dmmd_kernels.backend import BackendError, regime, tune
 from dmmd_kernels.bandwidth import mean_sigma, median_sigma, sigma_range
 from dmmd_kernels.flows import FlowError, FlowResult, flow, flow_update, velocity
 from dmmd_kernels.kernels import (
@@ -73,6 +73,7 @@ __all__ = [
     "regime",
     "select_kernel",
     "sigma_range",
+    "tune",
     "velocity",
     "wild_bootstrap_test",
     "witness",

@@ -14,6 +14,7 @@ with DMMD_STRICT=1 in the environment it is an error.
 import os
 import warnings
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -76,6 +77,43 @@ def regime(
     if name != "triton":
         return name
     parts = (load(name).regime(z, x, m, grad=grad) for m in kernel.lower(z).mixtures)
+    return "triton: " + "; ".join(parts)
+
+
+def tune(
+    z: Tensor,
+    x: Tensor,
+    kernel: Kernel,
+    *,
+    grad: bool = False,
+    file: str | os.PathLike | None = None,
+) -> str:
+    """Times the tiles a GPU could take for such a sweep, and has this process use the fastest.
+
+    Nothing is tuned without this call. What is found holds for all sizes, for kernels of the same
+    profiles in the same range of d on the same kind of GPU; sums in other tiles round differently.
+
+    Args:
+        z: points (…, n, d) on a GPU, and x: points (…, m, d); sizes like those of the work to come.
+        grad: tunes `potential_grad`, not `potential` and `mmd2`.
+        file: JSON that keeps what was found; if it is there, nothing is timed again.
+
+    Returns:
+        The regimes with their new tiles, like `regime`.
+
+    Raises:
+        BackendError: the points are on the CPU, or Triton cannot run the call.
+    """
+    if not z.is_cuda:
+        raise BackendError(
+            f"tune: z must be on a CUDA GPU, where tiles can be timed; got {z.device}"
+        )
+    path = None if file is None else Path(file)
+    parts = []
+    for mixture in kernel.lower(z).mixtures:
+        module = pick("triton", z, mixture, "highest")
+        with torch.cuda.device_of(z):
+            parts.append(module.tune(z, x, mixture, grad=grad, file=path))
     return "triton: " + "; ".join(parts)
 
 

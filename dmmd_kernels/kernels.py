@@ -36,7 +36,9 @@ class Term:
 class Mixture(NamedTuple):
     """What compiled code receives: "gaussian+imq" and the rows (λ, scale, a), (L, 3) or (B, L, 3).
 
-    Either all radial, and one distance per pair serves every component, or all polynomial.
+    Either all radial, and one distance per pair serves every component, or all polynomial. What
+    numbers tell before any tensor is read may stand behind a name, for code that knows a shortcut:
+    "gaussian:2" is the component before it squared twice, "rational_quadratic:3" has 2a = 3.
     """
 
     profiles: str
@@ -44,11 +46,15 @@ class Mixture(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        return self.profiles.split("+")
+        return component_names(self.profiles)
 
     @property
     def is_radial(self) -> bool:
         return not self.profiles.startswith("polynomial")
+
+
+def component_names(profiles: str) -> list[str]:
+    return [name.partition(":")[0] for name in profiles.split("+")]
 
 
 class Lowered(NamedTuple):
@@ -64,6 +70,7 @@ class Kernel:
 
     terms: tuple[Term, ...]
     parameters: tuple[Tensor, ...] = field(init=False, compare=False, repr=False)
+    _named: tuple[tuple[str, Term], ...] = field(init=False, compare=False, repr=False)
     _cache: dict = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self):
@@ -71,6 +78,7 @@ class Kernel:
         values = [v for t in self.terms for v in (t.weight, t.scale, t.shape)]
         tensors = tuple(v for v in values if isinstance(v, Tensor))
         object.__setattr__(self, "parameters", tensors)
+        object.__setattr__(self, "_named", _named(self.terms))
 
     def __add__(self, other: "Kernel") -> "Kernel":
         if not isinstance(other, Kernel):
@@ -105,13 +113,16 @@ class Kernel:
 
     def _lower(self, d: int, dtype: torch.dtype, device: torch.device) -> Lowered:
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        radial = [t for t in self.terms if not t.profile.startswith(("linear", "polynomial"))]
-        polynomial = [t for t in self.terms if t.profile.startswith("polynomial")]
+        polynomial = [t for t in self._named if t[0].startswith("polynomial")]
+        radial = [t for t in self._named if not t[0].startswith(("linear", "polynomial"))]
         linear = [t for t in self.terms if t.profile == "linear"]
         mixtures = tuple(
-            Mixture("+".join(t.profile for t in terms), _table(terms, d, dtype, device))
-            for terms in (radial, polynomial)
-            if terms
+            Mixture(
+                "+".join(name for name, _ in named),
+                _table([term for _, term in named], d, dtype, device),
+            )
+            for named in (radial, polynomial)
+            if named
         )
         weight = _table(linear, d, dtype, device)[..., 0].sum(-1) if linear else None
         return Lowered(mixtures, weight)
@@ -127,6 +138,34 @@ def is_tracing() -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
     )
+
+
+def _named(terms: tuple[Term, ...]) -> tuple[tuple[str, Term], ...]:
+    """The terms with their profiles, and with what is known of them (Mixture).
+
+    Gaussians of known width come first, widest first: powers then follow what they are powers of.
+    """
+    if torch.compiler.is_compiling():  # numbers are symbols then; kernels made before keep theirs
+        return tuple((t.profile, t) for t in terms)
+    last = math.inf
+    width = lambda t: _known(t.scale, last) if t.profile == "gaussian" else last
+    named, before = [], math.nan
+    for term in sorted(terms, key=width):
+        scale = _known(term.scale) if term.profile == "gaussian" else math.nan
+        squarings = math.log2(scale / before)
+        double = 2 * _known(term.shape)
+        is_power = 0.5 < squarings < 64 and abs(squarings - round(squarings)) < 1e-12
+        name = f"{term.profile}:{round(squarings)}" if is_power else term.profile
+        if term.profile == "rational_quadratic" and double == double // 1:
+            name = f"{term.profile}:{double:.0f}"
+        named.append((name, term))
+        before = scale
+    return tuple(named)
+
+
+def _known(value: Parameter | None, otherwise: float = math.nan) -> float:
+    """The value of what is a number."""
+    return otherwise if value is None or isinstance(value, Tensor) else float(value)
 
 
 def _table(terms: Sequence[Term], d: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmd_kernels.kernels import Lowered, Mixture
+from dmmd_kernels.kernels import Lowered, Mixture, component_names
 
 _HALVES = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_HALVES)
@@ -197,7 +197,7 @@ def quadratic_form_and_grads(
 
 @cache
 def _parsed(profiles: str) -> Any:
-    return _library().Kernel(profiles)
+    return _library().Kernel("+".join(component_names(profiles)))
 
 
 def _how(kernel: Mixture) -> tuple[Tensor, Any]:

@@ -11,7 +11,7 @@ import torch
 import dmmd_kernels as dk
 from dmmd_kernels import _triton, reference
 from dmmd_kernels.kernels import Mixture
-from tests.cases import DEVICE, assert_as_accurate, compiled_form, problem
+from tests.cases import CLOUDS, DEVICE, assert_as_accurate, compiled_form, problem
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -20,7 +20,7 @@ import triton.language as tl  # noqa: E402
 from dmmd_kernels._triton import launch  # noqa: E402
 from dmmd_kernels._triton.direct import load_columns, load_rows  # noqa: E402
 from dmmd_kernels._triton.launch import Sweep  # noqa: E402
-from dmmd_kernels._triton.profile import code  # noqa: E402
+from dmmd_kernels._triton.profile import ROOTS, SQUARED, code, shortcuts  # noqa: E402
 
 on_cpu = pytest.mark.skipif(DEVICE == "cuda", reason="needs Triton's interpreter")
 
@@ -255,8 +255,44 @@ def test_it_says_why_it_does_not_run(monkeypatch):
 
 def test_a_mixture_travels_as_one_number():
     assert code(["gaussian"]) == 1
-    assert code(["imq", "polynomial3"]) == 3 + 256 * (16 + 3)
+    assert code(["imq", "polynomial3"]) == 3 + 256 * (64 + 3)
     assert code(["no such profile"]) is None
+
+
+def test_widths_a_power_of_two_apart_share_an_exponential():
+    """Up to its 16th power: then another begins. Order and weights do not matter."""
+    widths = [4.0, 0.5, 1.0, 3.0, 2.0, torch.tensor(2.0)]
+    kernel = dk.mixture([dk.gaussian(s) for s in widths], weights=[1, 2, 3, 4, 5, 6])
+    (mixture,) = kernel.lower(torch.zeros(1, 2)).mixtures
+    assert mixture.profiles == "gaussian+gaussian+gaussian+gaussian:2+gaussian:2+gaussian"
+    kernel = dk.mixture([dk.gaussian(2.0**-l) for l in range(5)])
+    (mixture,) = kernel.lower(torch.zeros(1, 2)).mixtures
+    squared = SQUARED.value + 2
+    assert list(shortcuts(mixture).to_bytes(5, "little")) == [1, squared, squared, 1, squared]
+
+
+def test_rational_quadratics_of_whole_exponents_take_roots():
+    alphas = (0.2, 0.5, 1, 2.5, 40)
+    kernel = dk.mixture([dk.rational_quadratic(a) for a in alphas])
+    (mixture,) = kernel.lower(torch.zeros(1, 2)).mixtures
+    root = ROOTS.value
+    assert list(shortcuts(mixture).to_bytes(5, "little")) == [2, root + 1, root + 2, root + 5, 2]
+
+
+MIXTURES = {
+    "octaves": dk.mixture([dk.gaussian(2.0**l) for l in range(-1, 4)]),
+    "half octaves": dk.mixture([dk.gaussian(2 ** (l / 2)) for l in range(5)]),
+    "tails": dk.mixture([dk.rational_quadratic(a, 2.0) for a in (0.2, 0.5, 1, 2, 5, 16)]),
+}
+
+
+@pytest.mark.parametrize("clouds", ["converged", "distant", "digits"])
+@pytest.mark.parametrize("kernel", MIXTURES.values(), ids=MIXTURES.keys())
+def test_shared_exponentials_and_roots_are_accurate(kernel, clouds):
+    z, x, _, w = problem(30, 10, 5, clouds=CLOUDS[clouds])
+    (mixture,) = kernel.lower(z).mixtures
+    assert_as_accurate("potential_and_grad", "triton", (z, x, w), mixture)
+    assert_as_accurate("kernel_matrix", "triton", (z, x), mixture)
 
 
 def test_every_kernel_of_the_library_has_a_code():

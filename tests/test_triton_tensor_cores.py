@@ -49,6 +49,17 @@ def test_every_width_of_the_table_is_accurate(d, calls):
 
 
 @pytest.mark.parametrize("clouds", CLOUDS.values(), ids=CLOUDS.keys())
+def test_gradients_are_accurate_where_most_pairs_that_matter_are_near(clouds):
+    """d = 64, and a kernel that barely sees beyond shared points: they must not push each other."""
+    z, x, _, w = problem(20, 30, 64, clouds=clouds)
+    width = torch.cdist(z, x).median().item() / 4
+    (mixture,) = dk.gaussian(width).lower(z).mixtures
+    assert_as_accurate("potential_grad", "triton", (z, x, None, w), mixture)
+    (mixture,) = dk.gaussian(4 * width).lower(z).mixtures
+    assert_as_accurate("potential_and_grad", "triton", (z, x, w), mixture)
+
+
+@pytest.mark.parametrize("clouds", CLOUDS.values(), ids=CLOUDS.keys())
 @pytest.mark.parametrize("skip_diagonal", [False, True])
 @pytest.mark.parametrize("kernel", ["gaussian", "energy"])
 def test_a_quadratic_form_takes_the_upper_triangle_once(clouds, skip_diagonal, kernel, calls):
@@ -56,6 +67,21 @@ def test_a_quadratic_form_takes_the_upper_triangle_once(clouds, skip_diagonal, k
     mixture = compiled_form(kernel, u)
     assert_as_accurate("quadratic_form", "triton", (u, v, v), mixture, skip_diagonal)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_gradients_leave_the_diagonal_out(precision, calls):
+    """A weight of 10⁶ would be seen if it met its own point."""
+    u, _, v, _ = problem(70, 5, 12)
+    mixture = compiled_form("gaussian", u)
+    loud = v.clone()
+    loud[3] = 1e6
+    g = _triton.potential_grad(u, u, None, loud, mixture, True, precision)
+    quiet = _triton.potential_grad(u, u, None, v, mixture, True, precision)
+    assert torch.equal(g[3], quiet[3])
+    assert calls[0].kind == "fused"
+    if precision == "highest":
+        assert_as_accurate("potential_grad", "triton", (u, u, None, v), mixture, True)
 
 
 def test_an_overfull_list_is_replaced_by_the_whole_strip(monkeypatch):

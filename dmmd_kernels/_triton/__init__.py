@@ -1,6 +1,8 @@
 """The Triton backend. Triton itself is optional."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,10 +14,10 @@ try:
 except ImportError:
     triton = None
 else:
-    from dmmd_kernels._triton import fused
+    from dmmd_kernels._triton import fused, tuning
     from dmmd_kernels._triton.matrix import kernel_matrix
     from dmmd_kernels._triton.pairwise import potential, potential_and_grad, potential_grad
-    from dmmd_kernels._triton.profile import code
+    from dmmd_kernels._triton.profile import code, shortcuts
     from dmmd_kernels._triton.second_order import tangents
     from dmmd_kernels._triton.sums import params_grad, quadratic_form
 
@@ -29,6 +31,7 @@ __all__ = [
     "quadratic_form_and_grads",
     "regime",
     "tangents",
+    "tune",
     "why_not",
 ]
 
@@ -63,7 +66,27 @@ def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | Non
 
 def regime(z: Tensor, x: Tensor, kernel: Mixture, *, grad: bool) -> str:
     """The way a sweep of one right-hand side takes, from the table in regimes.py."""
-    row = fused.chosen(z, x, 1, kernel, grad=grad)
+    return _in_words(fused.chosen(z, x, 1, kernel, grad=grad))
+
+
+def tune(
+    z: Tensor,
+    x: Tensor,
+    kernel: Mixture,
+    *,
+    grad: bool,
+    file: Path | None,
+    clock: Callable[[Callable[[], Tensor]], float] | None = None,
+) -> str:
+    """Finds the fastest tiles for such a sweep and keeps them; `clock` returns a call's seconds."""
+    w = x.new_ones(*x.shape[:-1], 1, dtype=torch.float32)
+    call = lambda: potential_grad(z, x, None, w, kernel) if grad else potential(z, x, w, kernel)
+    row, known = fused.chosen(z, x, 1, kernel, grad=grad), shortcuts(kernel)
+    best = tuning.search(row, known, z.device, call, clock or tuning.median_seconds, file)
+    return _in_words(best)
+
+
+def _in_words(row) -> str:
     return f"{row.kind}, tiles of {row.rows} × {row.columns}, {row.warps} warps"
 
 

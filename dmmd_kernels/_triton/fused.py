@@ -15,9 +15,10 @@ from dmmd_kernels._triton.float16 import ROWS, centre_and_scale, split
 from dmmd_kernels._triton.launch import ENOUGH_PROGRAMS, batch, quiet
 from dmmd_kernels._triton.near import near_kernel
 from dmmd_kernels._triton.panels import PANEL, Panels, panel_kernel
-from dmmd_kernels._triton.profile import code
+from dmmd_kernels._triton.profile import ROOTS, SQUARED, shortcuts
 from dmmd_kernels._triton.regimes import Regime, architecture, device_regime
 from dmmd_kernels._triton.tensor_cores import CAPACITY, fused_kernel
+from dmmd_kernels._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
 _SMOOTH = {"gaussian", "rational_quadratic", "imq", "square_distance"}
@@ -26,8 +27,10 @@ _FEW_COMPONENTS = 2
 _LEAST_WORK = 2**29  # pairs times d; below, preparing the clouds takes longer than differences
 
 
-def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture, *, grad: bool) -> Regime:
-    """The row of the table for a call with coefficients of p columns.
+def chosen(
+    z: Tensor, x: Tensor, p: int, kernel: Mixture, *, grad: bool, both: bool = False
+) -> Regime:
+    """The row of the table for a call with coefficients of p columns; both: f and its gradient.
 
     Polynomials, many columns and few pairs are swept from differences in any number of dimensions.
     """
@@ -35,9 +38,18 @@ def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture, *, grad: bool) -> Regi
     blocks = prod(batch(z, x, kernel.params))
     suits = kernel.is_radial and p <= 2 and blocks * n * m * d >= _LEAST_WORK
     row = device_regime(d if suits else 0, grad, z.device)
-    if len(kernel.names) <= _FEW_COMPONENTS or row.kind != "fused":
-        return row
-    return replace(row, columns=16)  # every component needs registers of its own
+    if both:  # needs more registers than what is tuned
+        is_crowded = len(kernel.names) > _FEW_COMPONENTS and row.kind == "fused"
+        return replace(row, columns=16) if is_crowded else row
+    if row.kind == "fused" and _independent(kernel) > _FEW_COMPONENTS:
+        row = replace(row, columns=16 if grad else 32)  # components need registers of their own
+    return faster(row, shortcuts(kernel), z.device)
+
+
+def _independent(kernel: Mixture) -> int:
+    """Components that are no powers of others."""
+    codes = shortcuts(kernel).to_bytes(len(kernel.names), "little")
+    return sum(not SQUARED.value < code < ROOTS.value for code in codes)
 
 
 def sweep(
@@ -68,7 +80,8 @@ def sweep(
     centre, scale = (t.expand(*block, *t.shape[-2:]).contiguous() for t in centre_and_scale(z, x))
     halves_z = split(z, centre, scale, width, passes)
     halves_x = halves_z if z is x else split(x, centre, scale, width, passes)
-    scaled, floor = _scaled(params, kernel.names, scale, row.near)
+    may_stay = _SMOOTH.issuperset(kernel.names) and not wants_g
+    scaled, floor = _scaled(params, scale, row.near if may_stay else 0.0)
     programs = halves_z.rows // row.rows
     strip = PANEL if row.kind == "panels" else _strip(m, programs * blocks)
     strips = triton.cdiv(m, strip)
@@ -83,7 +96,7 @@ def sweep(
         n=n, m=m, n_rows=halves_z.rows, m_rows=halves_x.rows, blocks=blocks, P=p,
         v_ptr=None if v is None else _padded(v, halves_z.rows, block),
         w_ptr=_padded(w, halves_x.rows, block),
-        f_ptr=f, list_ptr=listed, count_ptr=count, PROFILES=code(kernel.names),
+        f_ptr=f, list_ptr=listed, count_ptr=count, PROFILES=shortcuts(kernel),
         L=len(kernel.names), SKIP=skip_diagonal, SYMMETRIC=is_symmetric, BLOCK_N=row.rows,
     )  # fmt: skip
     far = dict(
@@ -149,16 +162,17 @@ def _run_panels(panels: Panels, pairs: dict, far: dict, near: dict, scale: Tenso
         g += far_sum.view(g.shape)
 
 
-def _scaled(params: Tensor, names: list[str], scale: Tensor, near: float) -> tuple[Tensor, Tensor]:
+def _scaled(params: Tensor, scale: Tensor, near: float) -> tuple[Tensor, Tensor]:
     """The parameters for q/2 of scaled points, and the q/2 that a kernel cannot tell from zero.
 
     Where s (|z|² + |x|²) is below 8, s q errs by less than 8 roundings of 1: near pairs may stay.
-    laplace and energy tell all distances apart.
+    Not with laplace and energy, which tell all distances apart, nor in gradients: what such a pair
+    adds there, c (z - x), is told from zero however small it is. Then `near` is 0.
     """
     unit = (2 / scale.square())[..., 0]
     columns = torch.broadcast_tensors(params[..., 0], params[..., 1] * unit, params[..., 2])
     scaled = torch.stack(columns, -1)
-    floor = 8 * near / scaled[..., 1].amax(-1) * (1.0 if _SMOOTH.issuperset(names) else 0.0)
+    floor = 8 * near / scaled[..., 1].amax(-1)
     return scaled, floor.expand(scale.shape[:-2]).contiguous()
 
 

@@ -159,11 +159,11 @@ class Sweep:
             n=self.n, m=self.m, D=self.d, P=columns, blocks=self.blocks, strip=self.strip //
             ALIGNMENT, n_pitch=pitch(self.n) // ALIGNMENT, m_pitch=pitch(self.m) // ALIGNMENT,
         )  # fmt: skip
-        constants |= dict(
+        constants = dict(
             RADIAL=kernel.is_radial, PROFILES=code(kernel.names), L=len(kernel.names),
             RANK=columns if columns <= 2 else 0, GATHER=self.is_by_point, UNROLL=self.unroll,
             BLOCK_N=self.tile.rows, BLOCK_M=_GATHERED if self.is_by_point else self.tile.columns,
-        )  # fmt: skip
+        ) | constants  # fmt: skip
         arguments = {f"{name}_ptr": t for name, t in pointers.items()}
         arguments |= {f"{name}_step": step for name, step in steps.items()}
         arguments |= sizes | constants

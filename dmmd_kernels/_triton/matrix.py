@@ -10,6 +10,7 @@ from torch import Tensor
 from dmmd_kernels._triton.direct import affinities, columns, of_block, place, table_of_block
 from dmmd_kernels._triton.launch import Sweep, Tile, batch
 from dmmd_kernels._triton.mixture import value
+from dmmd_kernels._triton.profile import shortcuts
 from dmmd_kernels.kernels import Mixture
 
 _TILE = Tile(columns=16)
@@ -47,5 +48,5 @@ def kernel_matrix(z: Tensor, x: Tensor, kernel: Mixture, precision: str = "highe
     block = batch(z, x, kernel.params)
     k = z.new_empty(*block, n, m)
     sweep = Sweep(m, n, d, block, _TILE)
-    sweep.run(_kernel_matrix_kernel, kernel, dict(z=x, x=z), dict(k=k))
+    sweep.run(_kernel_matrix_kernel, kernel, dict(z=x, x=z), dict(k=k), PROFILES=shortcuts(kernel))
     return k

@@ -10,12 +10,15 @@ import triton.language as tl
 from dmmd_kernels._triton.profile import (
     GAUSSIAN,
     LOG2_E,
+    ROOTS,
+    SQUARED,
     psi,
     psi_a,
     psi_aa,
     psi_t,
     psi_ta,
     psi_tt,
+    whole_power,
 )
 
 
@@ -32,37 +35,55 @@ def component(params_ptr, l):
 @triton.jit
 def value(q, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
     """K = Σ λ ψ"""
-    k = _weighted_psi(q, params_ptr, PROFILES % 256)
+    e = _exponential(q, q, params_ptr, PROFILES % 256)
+    k = _weighted_psi(q, e, params_ptr, PROFILES % 256)
     for l in tl.static_range(1, L):
-        k += _weighted_psi(q, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
+        e = _exponential(q, e, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
+        k += _weighted_psi(q, e, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
     return k
 
 
 @triton.jit
 def slope(q, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
     """K_q = Σ λ s ψ'"""
-    k_q = _weighted_slope(q, params_ptr, PROFILES % 256)
+    e = _exponential(q, q, params_ptr, PROFILES % 256)
+    k_q = _weighted_slope(q, e, params_ptr, PROFILES % 256)
     for l in tl.static_range(1, L):
-        k_q += _weighted_slope(q, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
+        e = _exponential(q, e, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
+        k_q += _weighted_slope(q, e, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
     return k_q
 
 
 @triton.jit
-def _weighted_psi(q, params_ptr, PROFILE: tl.constexpr):
-    """λ ψ(s q; a). A gaussian's scale is multiplied by log₂ e before it meets the pairs."""
-    lam, s, a = component(params_ptr, 0)
+def _exponential(q, before, params_ptr, PROFILE: tl.constexpr):
+    """e^(-s q) of a gaussian, as a power of the one `before` where it is one.
+
+    Its scale is multiplied by log₂ e before it meets the pairs.
+    """
     if PROFILE == GAUSSIAN:
-        return lam * tl.exp2(q * (s * -LOG2_E))
+        return tl.exp2(q * (tl.load(params_ptr + 1) * -LOG2_E))
+    elif PROFILE > SQUARED and PROFILE < ROOTS:
+        return whole_power(before, 2 ** (PROFILE - SQUARED))
+    else:
+        return before
+
+
+@triton.jit
+def _weighted_psi(q, e, params_ptr, PROFILE: tl.constexpr):
+    """λ ψ(s q; a); e is the exponential of a gaussian."""
+    lam, s, a = component(params_ptr, 0)
+    if PROFILE == GAUSSIAN or (PROFILE > SQUARED and PROFILE < ROOTS):
+        return lam * e
     else:
         return lam * psi(s * q, a, PROFILE)
 
 
 @triton.jit
-def _weighted_slope(q, params_ptr, PROFILE: tl.constexpr):
+def _weighted_slope(q, e, params_ptr, PROFILE: tl.constexpr):
     """λ s ψ'(s q; a)"""
     lam, s, a = component(params_ptr, 0)
-    if PROFILE == GAUSSIAN:
-        return (-lam * s) * tl.exp2(q * (s * -LOG2_E))
+    if PROFILE == GAUSSIAN or (PROFILE > SQUARED and PROFILE < ROOTS):
+        return (-lam * s) * e
     else:
         return (lam * s) * psi_t(s * q, a, PROFILE)
 

@@ -29,6 +29,7 @@ from dmmd_kernels._triton.direct import (
 )
 from dmmd_kernels._triton.launch import Sweep, Tile, batch
 from dmmd_kernels._triton.mixture import slope, value
+from dmmd_kernels._triton.profile import shortcuts
 from dmmd_kernels.kernels import Mixture
 
 _SIZES = [
@@ -36,7 +37,6 @@ _SIZES = [
     "z_step", "x_step", "v_step", "w_step", "params_step",
 ]  # fmt: skip
 _SIDES = 8  # right-hand sides per program, at most
-_TILE = Tile(columns=16)
 _NARROW = Tile(columns=8)  # where a row has many sums
 
 
@@ -155,12 +155,13 @@ def potential(
         )  # fmt: skip
         return f.to(z.dtype)
     sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
-    tile = _TILE if p == 1 else _NARROW
+    tile = Tile(row.columns, row.warps) if p == 1 and row.kind == "direct" else _NARROW
     sweep = Sweep(n, m, d, batch(z, x, w, kernel.params), tile)
     f = sweep.partial(z, n, p)
     sweep.run(
         _potential_kernel, kernel, dict(z=z, x=x, w=w), dict(f=f),
         columns=p, axis=triton.cdiv(p, sides), SKIP=skip_diagonal, SIDES=sides,
+        PROFILES=shortcuts(kernel),
     )  # fmt: skip
     return sweep.total(f).to(z.dtype)
 
@@ -185,19 +186,20 @@ def potential_and_grad(
 
 def _grad(z, x, v, w, kernel, skip_diagonal, precision, *, wants_f):
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
-    row = fused.chosen(z, x, p, kernel, grad=True)
+    row = fused.chosen(z, x, p, kernel, grad=True, both=wants_f)
     if row.kind != "direct":
         f, g = fused.sweep(
             z, x, v, w, kernel, row,
             skip_diagonal=skip_diagonal, precision=precision, wants_f=wants_f, wants_g=True,
         )  # fmt: skip
-        return None if f is None else f.to(z.dtype), g.to(z.dtype).contiguous().contiguous()
-    sweep = Sweep(n, m, d, batch(z, x, v, w, kernel.params), _TILE)
+        return None if f is None else f.to(z.dtype), g.to(z.dtype).contiguous()
+    tile = Tile(row.columns, row.warps)
+    sweep = Sweep(n, m, d, batch(z, x, v, w, kernel.params), tile)
     f = sweep.partial(z, n, 1) if wants_f else None
     g = sweep.partial_points(z, d)
     sweep.run(
         _potential_grad_kernel, kernel, dict(z=z, x=x, v=v, w=w), dict(f=f, g=g),
         columns=p, SKIP=skip_diagonal, IN_REGISTERS=d == sweep.unroll,
-        SLOTS=triton.next_power_of_2(sweep.unroll),
+        SLOTS=triton.next_power_of_2(sweep.unroll), PROFILES=shortcuts(kernel),
     )  # fmt: skip
     return None if f is None else sweep.total(f).to(z.dtype), sweep.total_points(g).to(z.dtype)

@@ -64,7 +64,7 @@ def panel_kernel(
         q = both - tl.load(s_ptr + lines + here[None, :])
         if PASSES == 3:
             q, column, count = leave_near(
-                q, both, floor, rows, cols, n, m, list_ptr, count, NEAR, SKIP, SYMMETRIC,
+                q, both, floor, rows, cols, n, m, list_ptr, count, False, NEAR, SKIP, SYMMETRIC,
                 VIA_HISTOGRAM,
             )  # fmt: skip
         else:

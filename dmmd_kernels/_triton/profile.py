@@ -2,14 +2,21 @@
 
 The same formulas as dmmd_kernels/kernels.py; adding a profile means one case per function here.
 A mixture travels as one whole number, a byte per component, because no Triton version refuses that
-as a constant: a byte is one of the codes below, or POLYNOMIAL + N for (t + a)^N.
+as a constant: a byte is one of the codes below, or POLYNOMIAL + N for (t + a)^N. Sums of ψ and ψ'
+(mixture.py) also know SQUARED + j, the component before squared j times, and ROOTS + N,
+(1 + t)^(-N/2).
 
 Laplace and energy kernels have a kink at t = 0, where derivatives are taken as 0: a point does not
 push itself. Comparisons are written so that a NaN in t falls on the side that keeps it.
 """
 
+import os
+
+import torch
 import triton
 import triton.language as tl
+
+from dmmd_kernels.kernels import Mixture
 
 CODES = {
     "gaussian": 1,
@@ -25,9 +32,15 @@ IMQ = tl.constexpr(3)
 LAPLACE = tl.constexpr(4)
 ENERGY = tl.constexpr(5)
 SQUARE_DISTANCE = tl.constexpr(6)
-POLYNOMIAL = tl.constexpr(16)
+SQUARED = tl.constexpr(8)
+ROOTS = tl.constexpr(16)
+POLYNOMIAL = tl.constexpr(64)
+_MOST_SQUARINGS = 4  # in a row: each doubles the relative error of the exponential, 2^-22.5
+_MOST_ROOTS = 32
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+# NVIDIA's logarithm in one instruction; tl.log2 is 25, most of them for arguments we do not have.
+HAS_LG2 = tl.constexpr(torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1")
 TINY = tl.constexpr(1.1754944e-38)  # below it the GPU's roots and logarithms flush to zero
 
 
@@ -43,6 +56,22 @@ def code(names: list[str]) -> int | None:
     return total
 
 
+def shortcuts(kernel: Mixture) -> int:
+    """The same with what is known of the parameters: one exponential for several widths."""
+    total, squarings = code(kernel.names), 0
+    for index, name in enumerate(kernel.profiles.split("+")):
+        profile, _, known = name.partition(":")
+        if profile == "rational_quadratic" and known and int(known) <= _MOST_ROOTS:
+            total += (ROOTS.value + int(known) - CODES[profile]) << (8 * index)
+        if profile == "gaussian":
+            squarings += int(known) if known else _MOST_SQUARINGS + 1
+            if squarings > _MOST_SQUARINGS:
+                squarings = 0
+            else:
+                total += (SQUARED.value + int(known) - CODES[profile]) << (8 * index)
+    return total
+
+
 @triton.jit
 def _exp_minus(t):
     """e^-t. In base 2 it is one instruction; tl.exp has three more to save subnormal results."""
@@ -50,11 +79,26 @@ def _exp_minus(t):
 
 
 @triton.jit
-def _power(base, EXPONENT: tl.constexpr):
+def whole_power(base, EXPONENT: tl.constexpr):
+    """base^EXPONENT by repeated squaring."""
     result = tl.full(base.shape, 1.0, tl.float32)
-    for _ in tl.static_range(EXPONENT):
-        result *= base
+    for bit in tl.static_range(8):
+        if (EXPONENT >> bit) % 2 == 1:
+            result *= base
+        if (EXPONENT >> bit) > 1:
+            base *= base
     return result
+
+
+@triton.jit
+def _log2_from_1(u):
+    """log₂ u for u ≥ 1; at most 2 ulps, or 2^-22 below 2, where u = 1 + t was rounded before."""
+    if HAS_LG2:
+        return tl.inline_asm_elementwise(
+            "lg2.approx.ftz.f32 $0, $1;", "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return tl.log2(u)
 
 
 @triton.jit
@@ -85,9 +129,11 @@ def psi(t, a, PROFILE: tl.constexpr):
     if PROFILE == GAUSSIAN:
         return _exp_minus(t)
     elif PROFILE == RATIONAL_QUADRATIC:
-        return tl.exp2(-a * tl.log2(1 + t))
+        return tl.exp2(-a * _log2_from_1(1 + t))
     elif PROFILE == IMQ:
         return tl.rsqrt(1 + t)
+    elif PROFILE > ROOTS and PROFILE < POLYNOMIAL:
+        return whole_power(tl.rsqrt(1 + t), PROFILE - ROOTS)
     elif PROFILE == LAPLACE:
         return _exp_minus(tl.sqrt(t))
     elif PROFILE == ENERGY:
@@ -101,7 +147,7 @@ def psi(t, a, PROFILE: tl.constexpr):
     elif PROFILE == SQUARE_DISTANCE:
         return t
     else:
-        return _power(t + a, PROFILE - POLYNOMIAL)
+        return whole_power(t + a, PROFILE - POLYNOMIAL)
 
 
 @triton.jit
@@ -109,9 +155,11 @@ def psi_t(t, a, PROFILE: tl.constexpr):
     if PROFILE == GAUSSIAN:
         return -_exp_minus(t)
     elif PROFILE == RATIONAL_QUADRATIC:
-        return -a * psi(t, a, PROFILE) / (1 + t)
+        return -a * tl.exp2((-a - 1) * _log2_from_1(1 + t))
     elif PROFILE == IMQ:
-        return -0.5 * tl.rsqrt(1 + t) / (1 + t)
+        return -0.5 * whole_power(tl.rsqrt(1 + t), 3)
+    elif PROFILE > ROOTS and PROFILE < POLYNOMIAL:
+        return (-0.5 * (PROFILE - ROOTS)) * whole_power(tl.rsqrt(1 + t), PROFILE - ROOTS + 2)
     elif PROFILE == LAPLACE:
         return -0.5 * _exp_minus(tl.sqrt(t)) * _inverse_root(t)
     elif PROFILE == ENERGY:
@@ -125,7 +173,7 @@ def psi_t(t, a, PROFILE: tl.constexpr):
     elif PROFILE == SQUARE_DISTANCE:
         return tl.full(t.shape, 1.0, tl.float32)
     else:
-        return (PROFILE - POLYNOMIAL) * _power(t + a, PROFILE - POLYNOMIAL - 1)
+        return (PROFILE - POLYNOMIAL) * whole_power(t + a, PROFILE - POLYNOMIAL - 1)
 
 
 @triton.jit
@@ -147,7 +195,7 @@ def psi_tt(t, a, PROFILE: tl.constexpr):
         return tl.zeros(t.shape, tl.float32)
     else:
         N: tl.constexpr = PROFILE - POLYNOMIAL
-        return N * (N - 1) * _power(t + a, N - 2)
+        return N * (N - 1) * whole_power(t + a, N - 2)
 
 
 @triton.jit

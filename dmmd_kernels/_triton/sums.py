@@ -24,9 +24,9 @@ from dmmd_kernels._triton.direct import (
 )
 from dmmd_kernels._triton.launch import Sweep, Tile, batch
 from dmmd_kernels._triton.mixture import component, theta, value
+from dmmd_kernels._triton.profile import shortcuts
 from dmmd_kernels.kernels import Mixture
 
-_TILE = Tile(columns=16)
 _NARROW = Tile(columns=8)  # where a pair has many values
 _SIZES = [
     "n", "m", "D", "P", "blocks", "strip", "n_pitch", "m_pitch",
@@ -158,10 +158,11 @@ def quadratic_form(
             precision=precision, wants_f=True, is_symmetric=True,
         )  # fmt: skip
         return f.sum((-2, -1), dtype=torch.float64).to(kernel.params.dtype)
-    sweep = Sweep(n, n, d, batch(u, v, w, kernel.params), _TILE)
+    tile = Tile(row.columns, row.warps)
+    sweep = Sweep(n, n, d, batch(u, v, w, kernel.params), tile)
     partial = sweep.partial(u, n)
     sweep.run(
         _quadratic_form_kernel, kernel, dict(z=u, v=v, w=w), dict(q=partial),
-        columns=p, SKIP=skip_diagonal,
+        columns=p, SKIP=skip_diagonal, PROFILES=shortcuts(kernel),
     )  # fmt: skip
     return partial.sum((0, -1), dtype=torch.float64).to(kernel.params.dtype)

@@ -11,8 +11,8 @@ so both products have the accuracy of float32. precision="high" takes hi·hi alo
 hi.
 
 What the expanded form does badly it leaves alone: where q < NEAR (|z|² + |x|²) and the kernel can
-tell (fused.py), the column is taken out of the tile and put on
-the program's list; near.py adds those pairs from differences."""
+tell (fused.py), the column is taken out of the tile and put on the program's list; near.py adds
+those pairs from differences. So it does with tiles that meet a diagonal of which not all counts."""
 
 import triton
 import triton.language as tl
@@ -45,15 +45,17 @@ def _count(flags, VIA_HISTOGRAM: tl.constexpr):
 
 @triton.jit
 def leave_near(
-    q, both, floor, rows, cols, n, m, list_ptr, count,
+    q, both, floor, rows, cols, n, m, list_ptr, count, all_columns,
     NEAR: tl.constexpr, SKIP: tl.constexpr, SYMMETRIC: tl.constexpr, VIA_HISTOGRAM: tl.constexpr,
 ):  # fmt: skip
-    """Puts columns with a near pair on the list: (q without them, their flags, how many so far)."""
+    """Puts columns with a near pair, or all, on the list: (q without them, flags, how many yet)."""
     slack = q - NEAR * both  # near is what lies below -floor; one fused operation
     if VIA_HISTOGRAM:
         is_any = _count(tl.max(tl.where(slack < -floor, 1, 0), axis=0), True) > 0
     else:
         is_any = tl.min(tl.min(slack, axis=1), axis=0) < -floor
+    if SKIP or SYMMETRIC:
+        is_any = is_any | all_columns
     column = tl.zeros_like(cols)
     if is_any:
         near = tl.where((slack < -floor) & (rows < n)[:, None], 1, 0)
@@ -62,6 +64,8 @@ def leave_near(
         if SYMMETRIC:
             near = tl.where(cols[None, :] < rows[:, None], 0, near)
         column = tl.max(near, axis=0)
+        if SKIP or SYMMETRIC:
+            column = tl.where(all_columns, 1, column)
         q = tl.where(column[None, :] > 0, 1.0, q)  # what is left of near pairs must be finite
         listed = tl.where(cols < m, column, 0)
         to = count + tl.cumsum(listed, axis=0) - listed
@@ -136,9 +140,10 @@ def fused_kernel(
         w = tl.load(w_ptr + cols)
         if P == 2:
             other = tl.load(w_ptr + m_rows + cols)
+        on_top = (start < top + BLOCK_N) & (start + BLOCK_M > top)
         if PASSES == 3:
             q, column, count = leave_near(
-                q, both, floor, rows, cols, n, m, list_ptr, count, NEAR, SKIP, SYMMETRIC,
+                q, both, floor, rows, cols, n, m, list_ptr, count, on_top, NEAR, SKIP, SYMMETRIC,
                 VIA_HISTOGRAM,
             )  # fmt: skip
             w = tl.where(column > 0, 0.0, w)
@@ -152,8 +157,8 @@ def fused_kernel(
             c = w[None, :]
         if f_ptr is not None:
             k = c * value(q, params_ptr, PROFILES, L)
-            if SKIP or SYMMETRIC:
-                if (start < top + BLOCK_N) & (start + BLOCK_M > top):
+            if PASSES == 1 and (SKIP or SYMMETRIC):
+                if on_top:
                     k = on_diagonal(k, rows[:, None], cols[None, :], SKIP, SYMMETRIC)
             addend = tl.sum(k, axis=1) - lost
             new = f + addend
@@ -161,8 +166,8 @@ def fused_kernel(
             f = new
         if g_ptr is not None:
             pull = c * slope(q, params_ptr, PROFILES, L)
-            if SKIP:
-                if (start < top + BLOCK_N) & (start + BLOCK_M > top):
+            if PASSES == 1 and SKIP:
+                if on_top:
                     pull = on_diagonal(pull, rows[:, None], cols[None, :], SKIP, False)
             up, down = scales(tl.max(tl.abs(pull), axis=1))
             pull = pull * up[:, None]

@@ -80,6 +80,10 @@ def cases() -> Iterator[tuple[str, object, dict]]:
         yield from launches(f"{name} grad d=64", "potential_grad", z, x, None, w, several)
     yield from launches("octaves form d=64", "quadratic_form", z, v2, v2, octaves, True)
     yield from launches("one tail value d=64", "potential", z, x, w, mixture("rational_quadratic"))
+    z, x, v, w = clouds(512, sizes=(1024, 1024))
+    yield from launches("gaussian value d=512", "potential", z, x, w, gaussian)
+    yield from launches("gaussian grad d=512", "potential_grad", z, x, None, w, gaussian)
+    z, x, v, w = clouds(64)
     high = dict(precision="high")
     yield from launches("gaussian high d=64", "potential_grad", z, x, None, w, gaussian, **high)
 

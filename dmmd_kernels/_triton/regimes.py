@@ -63,8 +63,8 @@ TABLE = (
     _fused(64, 64, 50, grad=True, **_HOPPER),
     _fused(64, 32, 50, grad=True),
     _fused(128, 16, 58, grad=True),
-    Regime("panels", d=LARGEST, grad=False, rows=64, columns=64),
-    Regime("panels", d=LARGEST, grad=True, rows=64, columns=64),
+    Regime("panels", d=LARGEST, grad=False, rows=64, columns=16),
+    Regime("panels", d=LARGEST, grad=True, rows=64, columns=16),
 )
 
 

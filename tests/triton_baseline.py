@@ -31,7 +31,6 @@ def cases() -> Iterator[tuple[str, object, dict]]:
     """(label, Triton kernel, launch arguments) of every Triton kernel in its usual forms."""
     import torch
 
-    import dmmd_kernels as dk
     from dmmd_kernels.kernels import Mixture
 
     def mixture(*names: str) -> Mixture:
@@ -70,22 +69,30 @@ def cases() -> Iterator[tuple[str, object, dict]]:
     yield from launches("gaussian form d=64", "quadratic_form", z, v, v, gaussian, True)
     z, x, v, w = clouds(64)
     yield from launches("bank both d=64", "potential_and_grad", z, x, w, bank)
-    octaves = dk.mixture([dk.gaussian(2**l) for l in range(5)]).lower(z).mixtures[0]
-    halves = dk.mixture([dk.gaussian(2 ** (l / 2)) for l in range(5)]).lower(z).mixtures[0]
-    alphas = [dk.rational_quadratic(a) for a in (0.2, 0.5, 1, 2, 5)]
-    tails = dk.mixture(alphas).lower(z).mixtures[0]
-    v2 = torch.zeros(len(z), 2)
-    for name, several in (("octaves", octaves), ("half octaves", halves), ("tails", tails)):
-        yield from launches(f"{name} value d=64", "potential", z, x, w, several)
-        yield from launches(f"{name} grad d=64", "potential_grad", z, x, None, w, several)
-    yield from launches("octaves form d=64", "quadratic_form", z, v2, v2, octaves, True)
-    yield from launches("one tail value d=64", "potential", z, x, w, mixture("rational_quadratic"))
+    yield from mixtures(z, x, w)
     z, x, v, w = clouds(512, sizes=(1024, 1024))
     yield from launches("gaussian value d=512", "potential", z, x, w, gaussian)
     yield from launches("gaussian grad d=512", "potential_grad", z, x, None, w, gaussian)
     z, x, v, w = clouds(64)
     high = dict(precision="high")
     yield from launches("gaussian high d=64", "potential_grad", z, x, None, w, gaussian, **high)
+
+
+def mixtures(z, x, w) -> Iterator[tuple[str, object, dict]]:
+    """Those of numbers, which share exponentials and take roots."""
+    import dmmd_kernels as dk
+
+    octaves = dk.mixture([dk.gaussian(2**l) for l in range(5)]).lower(z).mixtures[0]
+    halves = dk.mixture([dk.gaussian(2 ** (l / 2)) for l in range(5)]).lower(z).mixtures[0]
+    alphas = [dk.rational_quadratic(a) for a in (0.2, 0.5, 1, 2, 5)]
+    tails = dk.mixture(alphas).lower(z).mixtures[0]
+    (tail,) = dk.rational_quadratic(0.3).lower(z).mixtures
+    v = w.expand(-1, 2).contiguous()
+    for name, several in (("octaves", octaves), ("half octaves", halves), ("tails", tails)):
+        yield from launches(f"{name} value d=64", "potential", z, x, w, several)
+        yield from launches(f"{name} grad d=64", "potential_grad", z, x, None, w, several)
+    yield from launches("octaves form d=64", "quadratic_form", z, v, v, octaves, True)
+    yield from launches("one tail value d=64", "potential", z, x, w, tail)
 
 
 def launches(label: str, op: str, *arguments, **options) -> Iterator[tuple[str, object, dict]]:

@@ -108,6 +108,8 @@ def ablation_figure(
     axes.axhline(floor, color=COLOURS["data"], linestyle="--", label="real data")
     if axis != "run":
         axes.set_xscale("symlog" if axis == "η_final" else "log")
+    if axis == "η_final":
+        axes.set_xlim(left=-0.1)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path)

@@ -14,6 +14,7 @@ except ImportError:
 else:
     from dmmd_kernels._triton import fused
     from dmmd_kernels._triton.matrix import kernel_matrix
+    from dmmd_kernels._triton.moments import row_sums, row_sums_grad
     from dmmd_kernels._triton.pairwise import potential, potential_and_grad, potential_grad
     from dmmd_kernels._triton.profile import code
     from dmmd_kernels._triton.second_order import tangents
@@ -28,6 +29,8 @@ __all__ = [
     "quadratic_form",
     "quadratic_form_and_grads",
     "regime",
+    "row_sums",
+    "row_sums_grad",
     "tangents",
     "why_not",
 ]

@@ -49,6 +49,14 @@ struct Problem {
   int threads = 1;             // at most; results do not depend on it
 };
 
+/// Points x (n, d) with weights w (n), ones when absent, seen from an origin o (d), for each block.
+template <class T>
+struct Cloud {
+  int64_t blocks = 1, n = 0, d = 0;
+  Batched<const T> x, w, o;
+  int threads = 1;  // at most; results do not depend on it
+};
+
 /// A row of numbers for each step and block, strides in elements; a stride of 0: one for all.
 template <class T>
 struct Scheduled {
@@ -149,6 +157,15 @@ void kernel_matrix(const Problem<T>& problem, T* k);
 /// null, also its gradients g in z (n, d) and q in the parameters (L, 3), all in one sweep.
 template <class T>
 void quadratic_form(const Problem<T>& problem, T* s, T* g = nullptr, T* q = nullptr);
+
+/// s = sum_i w_i (x_i - o)  (d)   and   q = sum_i w_i |x_i - o|^2
+template <class T>
+void row_sums(const Cloud<T>& cloud, T* s, T* q);
+
+/// g[i] = w_i (a + 2 b (x_i - o)), the gradient of <a, s> + b q in x, for a (d) and a number b (n,
+/// d)
+template <class T>
+void row_sums_grad(const Cloud<T>& cloud, Batched<const T> a, Batched<const T> b, T* g);
 
 /// The instruction set in use, the ones this library holds (best first, separated by commas), and
 /// what runs its threads.

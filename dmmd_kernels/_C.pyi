@@ -45,6 +45,12 @@ def quadratic_form(
     u: Tensor, v: Tensor, w: Tensor, params: Tensor, kernel: Kernel, skip_diagonal: bool,
     threads: int, s: Tensor, g: Tensor | None, q: Tensor | None,
 ) -> None: ...  # fmt: skip
+def row_sums(
+    x: Tensor, w: Tensor | None, o: Tensor, threads: int, s: Tensor, q: Tensor
+) -> None: ...
+def row_sums_grad(
+    x: Tensor, w: Tensor | None, o: Tensor, a: Tensor, b: Tensor, threads: int, g: Tensor
+) -> None: ...
 def flow(
     x: Tensor, velocity: Tensor | None, y: Tensor, w: Tensor, radial_params: Tensor | None,
     radial: Kernel, polynomial_params: Tensor | None, polynomial: Kernel, step_size: Tensor,

@@ -195,6 +195,28 @@ def quadratic_form_and_grads(
     return s, g, q
 
 
+def row_sums(
+    x: Tensor, w: Tensor | None, o: Tensor, precision: str = "highest"
+) -> tuple[Tensor, Tensor]:
+    if x.dtype in _HALVES:
+        s, q = row_sums(*_floats(x, w, o))
+        return s.to(x.dtype), q.to(x.dtype)
+    blocks = _blocks(x, w, o)
+    s, q = x.new_empty(*blocks, 1, x.shape[-1]), x.new_empty(*blocks, 1, 1)
+    _library().row_sums(x, w, o, torch.get_num_threads(), s, q)
+    return s, q
+
+
+def row_sums_grad(
+    x: Tensor, w: Tensor | None, o: Tensor, a: Tensor, b: Tensor, precision: str = "highest"
+) -> Tensor:
+    if x.dtype in _HALVES:
+        return row_sums_grad(*_floats(x, w, o, a, b)).to(x.dtype)
+    g = x.new_empty(*_blocks(x, w, o, a, b), *x.shape[-2:])
+    _library().row_sums_grad(x, w, o, a, b, torch.get_num_threads(), g)
+    return g
+
+
 @cache
 def _parsed(profiles: str) -> Any:
     return _library().Kernel("+".join(component_names(profiles)))

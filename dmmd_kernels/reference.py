@@ -170,6 +170,25 @@ def quadratic_form_and_grads(
     return s, 2 * g, params_grad(u, u, v, w, kernel, skip_diagonal)
 
 
+def row_sums(
+    x: Tensor, w: Tensor | None, o: Tensor, precision: str = "highest"
+) -> tuple[Tensor, Tensor]:
+    """s = Σ wᵢ(xᵢ - o), (1, d), and q = Σ wᵢ|xᵢ - o|², (1, 1); o is (1, d)."""
+    difference = _work(x) - _work(o)
+    weighted = difference if w is None else _work(w) * difference
+    s = weighted.sum(-2, keepdim=True)
+    q = (weighted * difference).sum((-2, -1), keepdim=True)
+    return s.to(x.dtype), q.to(x.dtype)
+
+
+def row_sums_grad(
+    x: Tensor, w: Tensor | None, o: Tensor, a: Tensor, b: Tensor, precision: str = "highest"
+) -> Tensor:
+    """g[i] = wᵢ(a + 2b(xᵢ - o)), the gradient of ⟨a, s⟩ + b q in x, for a (1, d) and b (1, 1)"""
+    pull = _work(a) + 2 * _work(b) * (_work(x) - _work(o))
+    return (pull if w is None else _work(w) * pull).to(x.dtype)
+
+
 def _work(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 

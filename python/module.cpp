@@ -151,6 +151,33 @@ void quadratic_form(Tensor u, Tensor v, Tensor w, Tensor params, const Kernel& k
   });
 }
 
+template <class T>
+dmmd::Cloud<T> cloud(const Tensor& x, const Tensor& w, const Tensor& o, const Tensor& result,
+                     int threads) {
+  return {.blocks = result.blocks,
+          .n = x.rows,
+          .d = x.columns,
+          .x = x.batched<const T>(),
+          .w = w.batched<const T>(),
+          .o = o.batched<const T>(),
+          .threads = threads};
+}
+
+void row_sums(Tensor x, Tensor w, Tensor o, int threads, Tensor s, Tensor q) {
+  with_dtype(x, [&](auto one) {
+    using T = decltype(one);
+    dmmd::cpu::row_sums(cloud<T>(x, w, o, s, threads), data<T>(s), data<T>(q));
+  });
+}
+
+void row_sums_grad(Tensor x, Tensor w, Tensor o, Tensor a, Tensor b, int threads, Tensor g) {
+  with_dtype(x, [&](auto one) {
+    using T = decltype(one);
+    dmmd::cpu::row_sums_grad(cloud<T>(x, w, o, g, threads), a.batched<const T>(),
+                             b.batched<const T>(), data<T>(g));
+  });
+}
+
 /// A table (steps, blocks, ...), either of which may be 1 for all.
 template <class T>
 dmmd::Scheduled<T> scheduled(const Tensor& t) {
@@ -277,6 +304,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("tangents", &tangents);
   m.def("kernel_matrix", &kernel_matrix);
   m.def("quadratic_form", &quadratic_form);
+  m.def("row_sums", &row_sums);
+  m.def("row_sums_grad", &row_sums_grad);
   m.def("flow", &flow);
   m.def("flow_on_gpu", &flow_on_gpu);
   m.def("flow_workspace", &flow_workspace);

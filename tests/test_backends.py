@@ -27,6 +27,8 @@ FUNCTIONS = [
     "potential_grad",
     "quadratic_form",
     "quadratic_form_and_grads",
+    "row_sums",
+    "row_sums_grad",
     "tangents",
     "why_not",
 ]
@@ -75,6 +77,26 @@ def test_tangents(name, shape, kernel, p):
     mixture = compiled_form(kernel, z)
     directions = (torch.randn_like(z), torch.randn_like(x), torch.randn_like(mixture.params))
     assert_as_accurate("tangents", name, (z, x, v, w, *directions), mixture)
+
+
+@each_backend_and_shape
+@pytest.mark.parametrize("clouds", ["random", "distant", "converged"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums(name, shape, clouds, weighted):
+    """No more than 16 ulps of the largest addend's sum away, from an origin among the points."""
+    x, _, v, _ = problem(max(shape[0], 3), 1, shape[2], clouds=CLOUDS[clouds])
+    w, o = v if weighted else None, x[:3].mean(0, keepdim=True)
+    double = [None if t is None else t.double() for t in (x, w, o)]
+    a, b = torch.randn_like(o), torch.randn_like(o[:, :1])
+    module, eps = backend.load(name), torch.finfo(torch.float32).eps
+    got = (*module.row_sums(x, w, o), module.row_sums_grad(x, w, o, a, b))
+    exact = (*reference.row_sums(*double), reference.row_sums_grad(*double, a.double(), b.double()))
+    absolute = 1 if w is None else w.double().abs()
+    size = (absolute * (x.double() - o.double()).abs()).sum(-2).max(), exact[1].abs().max()
+    for ours, truth, largest in zip(got, exact, (*size, exact[2].abs().max()), strict=True):
+        assert ours.shape == truth.shape
+        assert ours.dtype == x.dtype
+        assert (ours - truth).abs().max() <= 16 * eps * max(largest, 1)
 
 
 def every_function(name, z, x, v, w, mixture, skip=False):

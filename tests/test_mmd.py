@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels.ops import mmd
 from tests.cases import CLOUDS, DEVICE, KERNELS, each_backend, each_kernel, problem
 
 ESTIMATORS = ["unbiased", "biased"]
@@ -182,18 +181,31 @@ def test_upstream_gradients_of_the_linear_kernel_may_be_mapped():
 
 
 @pytest.mark.parametrize("batched", ["x", "y", "both"])
-def test_blocks_of_the_linear_kernel_are_summed(monkeypatch, batched):
-    """Large clouds are read in blocks of rows; a cloud without a batch dimension is shared."""
+def test_blocks_of_the_linear_kernel(batched):
+    """A cloud without a batch dimension is shared."""
     x, y, _, _ = samples(20, 31)
     x = torch.stack([x, 2 * x]) if batched != "y" else x
     y = torch.stack([y, 3 * y]) if batched != "x" else y
     x, y = x.requires_grad_(), y.requires_grad_()
-    whole = dk.mmd2(x, y, dk.linear())
-    expected = torch.autograd.grad(whole.sum(), (x, y))
-    monkeypatch.setattr(mmd, "_BLOCK", 50)
+    of = lambda t, i: t[i] if t.ndim == 3 else t
+    alone = torch.stack([dk.mmd2(of(x, i), of(y, i), dk.linear()) for i in range(2)])
+    expected = torch.autograd.grad(alone.sum(), (x, y))
     value = dk.mmd2(x, y, dk.linear())
-    torch.testing.assert_close(value, whole)
+    torch.testing.assert_close(value, alone)
     torch.testing.assert_close(torch.autograd.grad(value.sum(), (x, y)), expected)
+
+
+@each_backend
+@each_estimator
+def test_weights_of_the_linear_kernel_keep_their_accuracy_far_from_the_origin(name, estimator):
+    """A hundred times nearer to float64 than sums of ⟨x, y⟩, of order 10⁶, could be."""
+    x, y = (t.to(DEVICE) for t in CLOUDS["distant"](500, 400, 16))
+    a, b = (torch.linspace(0.5, 1.5, n, device=DEVICE) / n for n in (500, 400))
+    how = dict(estimator=estimator, weights_x=a, weights_y=b)
+    double = {key: t.double() if isinstance(t, torch.Tensor) else t for key, t in how.items()}
+    exact = dk.mmd2(x.double(), y.double(), dk.linear(), backend="reference", **double)
+    got = dk.mmd2(x, y, dk.linear(), backend=name, **how)
+    assert abs(got.item() - exact.item()) < 1e-2 * 16e6 * torch.finfo(torch.float32).eps
 
 
 @each_backend

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, native
+from dmmd_kernels import backend, native, reference
 from tests.cases import compiled_form, problem
 
 pytestmark = pytest.mark.skipif(
@@ -30,6 +30,8 @@ def every_result(z, x, v, w, mixture):
         *native.tangents(z, x, v, w, mixture, z, x, mixture.params),
         native.quadratic_form(z, v, v, mixture, skip_diagonal=True),
         native.kernel_matrix(z, x, mixture),
+        *native.row_sums(x, w if w.ndim == 1 else w[:, 0].contiguous(), z[:1]),
+        native.row_sums_grad(x, None, z[:1], z[1:2], w.reshape(-1, 1)[:1]),
     )
 
 
@@ -69,6 +71,20 @@ def test_results_are_the_same_bits_for_any_number_of_threads(threads, dtype, d):
         threads(count)
         for got, alone in zip(every_result(z, x, v, w, mixture), expected, strict=True):
             assert torch.equal(got, alone)
+
+
+@pytest.mark.parametrize("d", [2, 33, 100, 512])
+def test_sums_of_large_clouds_are_the_same_bits_for_any_number_of_threads(threads, d):
+    """Large enough for many spans of rows, and for gradients that go past the caches."""
+    x = torch.randn(2**22 // d, d)
+    o, w = x[:1], x[:, 0].contiguous()
+    work = lambda w: (*native.row_sums(x, w, o), native.row_sums_grad(x, w, o, x[1:2], x[2:3, :1]))
+    threads(1)
+    alone = [work(w), work(None)]
+    threads(3)
+    for got, expected in zip([work(w), work(None)], alone, strict=True):
+        assert all(map(torch.equal, got, expected))
+    torch.testing.assert_close(alone[1][2], reference.row_sums_grad(x, None, o, x[1:2], x[2:3, :1]))
 
 
 def test_many_python_threads_at_once():

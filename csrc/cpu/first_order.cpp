@@ -135,6 +135,15 @@ extern template void flow_rows(const FlowRows<float>&);
 extern template void flow_rows(const FlowRows<double>&);
 
 template <class T>
+void sum_rows(const RowSpan<T>&);
+extern template void sum_rows(const RowSpan<float>&);
+extern template void sum_rows(const RowSpan<double>&);
+template <class T>
+void pull_rows(const RowPull<T>&);
+extern template void pull_rows(const RowPull<float>&);
+extern template void pull_rows(const RowPull<double>&);
+
+template <class T>
 void symmetric(const Sweep<T>& sweep, const SymmetricItem<T>& item);
 extern template void symmetric(const Sweep<float>&, const SymmetricItem<float>&);
 extern template void symmetric(const Sweep<double>&, const SymmetricItem<double>&);
@@ -142,8 +151,10 @@ extern template void symmetric(const Sweep<double>&, const SymmetricItem<double>
 #define DMMD_STRING_OF(name) #name
 #define DMMD_STRING(name) DMMD_STRING_OF(name)
 const Isa<float> floats = {DMMD_STRING(DMMD_ISA), first_order<float>, second_order<float>,
-                           symmetric<float>, flow_rows<float>};
+                           symmetric<float>,      flow_rows<float>,   sum_rows<float>,
+                           pull_rows<float>};
 const Isa<double> doubles = {DMMD_STRING(DMMD_ISA), first_order<double>, second_order<double>,
-                             symmetric<double>, flow_rows<double>};
+                             symmetric<double>,     flow_rows<double>,   sum_rows<double>,
+                             pull_rows<double>};
 
 }  // namespace dmmd::cpu::DMMD_ISA

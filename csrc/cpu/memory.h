@@ -5,6 +5,10 @@
 #include <memory>
 #include <new>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace dmmd::cpu {
 
 /// The product of sizes. Throws std::bad_array_new_length where it does not fit.
@@ -18,8 +22,28 @@ int64_t product(Sizes... sizes) {
 
 constexpr int64_t round_up(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
 
+// Bytes from which on memory is asked for in huge pages.
+constexpr int64_t kHuge = 4 << 20;
+constexpr int64_t kHugePage = 2 << 20;
+
+/// Asks that new memory come in huge pages, where the system leaves that to programs: the first
+/// touch of a small page costs more than filling it.
+inline void use_huge_pages(void* data, int64_t bytes) {
+#ifdef __linux__
+  if (bytes < kHuge) return;
+  constexpr uintptr_t page = 4096;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + uintptr_t(bytes)) / page * page;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish, never an error
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
 struct Free {
-  void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
+  std::align_val_t alignment{64};
+
+  void operator()(void* p) const { ::operator delete(p, alignment); }
 };
 
 template <class T>
@@ -28,7 +52,10 @@ using Memory = std::unique_ptr<T[], Free>;
 template <class T>
 Memory<T> allocate(int64_t count) {
   const int64_t bytes = product(count, sizeof(T));
-  return Memory<T>(static_cast<T*>(::operator new(size_t(bytes), std::align_val_t(64))));
+  const std::align_val_t alignment{size_t(bytes < kHuge ? 64 : kHugePage)};
+  void* data = ::operator new(size_t(bytes), alignment);
+  use_huge_pages(data, bytes);
+  return Memory<T>(static_cast<T*>(data), Free{alignment});
 }
 
 }  // namespace dmmd::cpu

@@ -167,6 +167,7 @@ void params_grad(const Problem<T>& problem, T* q) {
 
 template <class T>
 void kernel_matrix(const Problem<T>& problem, T* k) {
+  use_huge_pages(k, product(problem.blocks, problem.n, problem.m, sizeof(T)));
   run(problem, kMatrix, {}, k);
 }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "../dmmd.h"
+#include "rows.h"
 
 namespace dmmd::cpu {
 
@@ -124,6 +125,8 @@ struct Isa {
   void (*second_order)(const Sweep<T>&, const Item<T>&);
   void (*symmetric)(const Sweep<T>&, const SymmetricItem<T>&);
   void (*flow_rows)(const FlowRows<T>&);
+  void (*sum_rows)(const RowSpan<T>&);
+  void (*pull_rows)(const RowPull<T>&);
 };
 
 #define DMMD_DECLARE_ISA(name)      \

@@ -54,6 +54,19 @@ struct Vec {
   static DMMD_INLINE Vec load(const T* p) { return Vec(*reinterpret_cast<const Unaligned*>(p)); }
   DMMD_INLINE void store(T* p) const { *reinterpret_cast<Unaligned*>(p) = v; }
 
+  /// Past the caches; p lies on a whole vector.
+  DMMD_INLINE void stream(T* p) const {
+#if DMMD_VECTOR_BYTES == 64
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif DMMD_VECTOR_BYTES == 32
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#elif defined(__SSE2__)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+#else
+    store(p);
+#endif
+  }
+
   static DMMD_INLINE Vec from_bits(Bits bits) { return Vec((Native)bits); }
   DMMD_INLINE Bits bits() const { return (Bits)v; }
 
@@ -68,6 +81,13 @@ struct Vec {
   friend DMMD_INLINE Bits operator>(Vec a, Vec b) { return a.v > b.v; }
   friend DMMD_INLINE Vec select(Bits yes, Vec a, Vec b) { return Vec(yes ? a.v : b.v); }
 };
+
+/// What was streamed is seen by other threads from here on.
+DMMD_INLINE void finish_streams() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
 
 DMMD_INLINE Vec<float> sqrt(Vec<float> a) {
 #if DMMD_VECTOR_BYTES == 64

@@ -16,6 +16,7 @@ except ImportError:
 else:
     from dmmd_kernels._triton import fused, tuning
     from dmmd_kernels._triton.matrix import kernel_matrix
+    from dmmd_kernels._triton.moments import row_sums, row_sums_grad
     from dmmd_kernels._triton.pairwise import potential, potential_and_grad, potential_grad
     from dmmd_kernels._triton.profile import code, shortcuts
     from dmmd_kernels._triton.second_order import tangents
@@ -30,6 +31,8 @@ __all__ = [
     "quadratic_form",
     "quadratic_form_and_grads",
     "regime",
+    "row_sums",
+    "row_sums_grad",
     "tangents",
     "tune",
     "why_not",

@@ -15,7 +15,6 @@ from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops.checks import check_points, common_batch
 from dmmd_kernels.ops.mmd import (
     _check_estimator,
-    _linear_form,
     _off_diagonal_scale,
     _quadratic_form,
     _uniform,
@@ -106,3 +105,11 @@ def _within(x: Tensor, kernel: Kernel, estimator: str, backend: str, precision: 
     if lowered.linear is not None:
         parts.append(lowered.linear * _linear_form(x, v, w, skip))
     return sum(parts[1:], parts[0])
+
+
+def _linear_form(u: Tensor, v: Tensor, w: Tensor, skip_diagonal: bool) -> Tensor:
+    """Σ c_ij ⟨u_i, u_j⟩ in O((n + m) d): ⟨Σ v_i u_i, Σ w_j u_j⟩, less Σ c_ii |u_i|²."""
+    total = ((v.mT @ u) * (w.mT @ u)).sum((-2, -1))
+    if not skip_diagonal:
+        return total
+    return total - ((v * w).sum(-1) * u.square().sum(-1)).sum(-1)

@@ -15,16 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.linalg import vecdot
 
 from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_tracing
-from dmmd_kernels.ops import operators
+from dmmd_kernels.ops import moments, operators
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
-from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, sweep
+from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, run, sweep
 
 _HALF = (torch.float16, torch.bfloat16)
-_BLOCK = 2**20  # numbers of a cloud in one temporary: larger ones are paged in anew each time
 _kept: dict[tuple, Any] = {}
 
 
@@ -70,17 +67,19 @@ def mmd2(
         weights_y = None if weights_y is None else weights_y.float()
     lowered = kernel.lower(x)
     uniform = weights_x is None and weights_y is None
-    skip = estimator == "unbiased"
+    how = (estimator == "unbiased", precision, backend)
     parts = []
-    if lowered.mixtures or not uniform:
+    if lowered.mixtures:
         v, w = _signed_coefficients(x, y, weights_x, weights_y, estimator)
         batch = common_batch("mmd2", x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
         u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
     for mixture in lowered.mixtures:
-        how = (skip, precision, backend)
         parts.append(_quadratic_form(u, v, w, mixture, how))
     if lowered.linear is not None:
-        form = _linear_mmd2(x, y, skip) if uniform else _linear_form(u, v, w, skip)
+        if uniform:
+            form = _linear_mmd2(x, y, how)
+        else:
+            form = _weighted_linear_mmd2(x, y, *_weights(x, y, weights_x, weights_y), how)
         parts.append(lowered.linear * form)
     return _rounded(added(parts), dtype)
 
@@ -182,17 +181,21 @@ def _spread(x: Tensor, batch: tuple) -> Tensor:
 
 def _signed_coefficients(x, y, weights_x, weights_y, estimator) -> tuple[Tensor, Tensor]:
     """v, w (…, n + m, p) with c_ij = ⟨v_i, w_j⟩ the coefficients of the quadratic form."""
+    if weights_x is None and weights_y is None:
+        return _for_sizes(_quadratic_coefficients, x, y, estimator)
+    a, b = _weights(x, y, weights_x, weights_y)
+    batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    a, b = a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])
+    return _quadratic_coefficients(a, b, estimator)
+
+
+def _weights(x, y, weights_x, weights_y) -> tuple[Tensor, Tensor]:
     if weights_x is not None:
         check_weights("mmd2", "weights_x", weights_x, "x", x, columns=False)
     if weights_y is not None:
         check_weights("mmd2", "weights_y", weights_y, "y", y, columns=False)
-    if weights_x is None and weights_y is None:
-        return _for_sizes(_quadratic_coefficients, x, y, estimator)
     a = _uniform(x) if weights_x is None else weights_x
-    b = _uniform(y) if weights_y is None else weights_y
-    batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
-    a, b = a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])
-    return _quadratic_coefficients(a, b, estimator)
+    return a, _uniform(y) if weights_y is None else weights_y
 
 
 def _for_sizes(build: Callable, x: Tensor, y: Tensor, *rest) -> Any:
@@ -231,68 +234,59 @@ def _off_diagonal_scale(a: Tensor) -> Tensor:
     return mass / (mass - a.square().sum(-1, keepdim=True))
 
 
-def _linear_mmd2(x: Tensor, y: Tensor, skip_diagonal: bool) -> Tensor:
+def _linear_mmd2(x: Tensor, y: Tensor, how: How) -> Tensor:
     """|x̄ - ȳ|², less Σ|xᵢ - x̄|²/n(n - 1) and the same of y when unbiased.
 
     That is the quadratic form for weights 1/n. It does not feel the origin, so it is taken at the
     mean o of a sixteenth of y, where sums keep their digits: m|ȳ - o|² ≤ 16 Σ|yⱼ - ȳ|² for any
     such o.
     """
-    origin = y.detach()[..., ::16, :].mean(-2, keepdim=True)
-    n, m = x.shape[-2], y.shape[-2]
-    if not skip_diagonal:
-        return ((x - origin).mean(-2) - (y - origin).mean(-2)).square().sum(-1)
-    (sum_x, squares_x), (sum_y, squares_y) = _sums(x, origin), _sums(y, origin)
+    origin, (n, m) = _origin(y), (x.shape[-2], y.shape[-2])
+    sum_x, squares_x = _sums(x, None, origin, how)
+    sum_y, squares_y = _sums(y, None, origin, how)
     mean_x, mean_y = sum_x / n, sum_y / m
-    difference = mean_x - mean_y
-    within_x = (squares_x / n - vecdot(mean_x, mean_x)) / (n - 1)
-    within_y = (squares_y / m - vecdot(mean_y, mean_y)) / (m - 1)
-    return vecdot(difference, difference) - within_x - within_y
-
-
-def _sums(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ(xᵢ - o), (…, d), and Σ|xᵢ - o|², (…,)."""
-    if type(x) not in PLAIN or is_tracing() or forward_ad._current_level >= 0:
-        return _sums_of_block(x, origin)
-    if x.requires_grad and torch.is_grad_enabled():
-        return _Sums.apply(x, origin)
-    return _sums_by_blocks(x, origin)
-
-
-def _sums_of_block(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
-    centred = x - origin
-    flat = centred.flatten(-2)
-    return centred.sum(-2), vecdot(flat, flat)
-
-
-def _sums_by_blocks(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
-    if x.numel() <= _BLOCK:
-        return _sums_of_block(x, origin)
-    rows = max(1, _BLOCK * x.shape[-2] // x.numel())
-    parts = [_sums_of_block(block, origin) for block in x.split(rows, -2)]
-    sums, squares = (added(list(part)) for part in zip(*parts, strict=True))
-    return sums, squares
-
-
-class _Sums(torch.autograd.Function):
-    """_sums with a gradient in two passes over x; plain autograd would take eight."""
-
-    @staticmethod
-    def forward(ctx, x, origin):
-        ctx.save_for_backward(x, origin)
-        return _sums_by_blocks(x, origin)
-
-    @staticmethod
-    def backward(ctx, along_sums, along_squares):
-        x, origin = ctx.saved_tensors
-        slope = 2 * along_squares[..., None, None]
-        grad = torch.addcmul(along_sums[..., None, :], x - origin, slope)
-        return grad.sum_to_size(x.shape), None
-
-
-def _linear_form(u: Tensor, v: Tensor, w: Tensor, skip_diagonal: bool) -> Tensor:
-    """Σ c_ij ⟨u_i, u_j⟩ in O((n + m) d): ⟨Σ v_i u_i, Σ w_j u_j⟩, less Σ c_ii |u_i|²."""
-    total = ((v.mT @ u) * (w.mT @ u)).sum((-2, -1))
-    if not skip_diagonal:
+    total = (mean_x - mean_y).square().sum((-2, -1))
+    if not how[0]:
         return total
-    return total - ((v * w).sum(-1) * u.square().sum(-1)).sum(-1)
+    within_x = (squares_x / n - mean_x.square().sum(-1, keepdim=True)) / (n - 1)
+    within_y = (squares_y / m - mean_y.square().sum(-1, keepdim=True)) / (m - 1)
+    return total - (within_x + within_y).sum((-2, -1))
+
+
+def _weighted_linear_mmd2(x: Tensor, y: Tensor, a: Tensor, b: Tensor, how: How) -> Tensor:
+    """The quadratic form for weights a and b.
+
+    With A = Σ aᵢ(xᵢ - o), α = Σ aᵢ and B, β alike: |A - B + (α - β)o|² when biased. Unbiased,
+    what is left of o is a term linear in it, and (α - β)²|o|²: points cancel before they meet it.
+    """
+    origin = _origin(y)
+    o, alpha, beta = origin.double(), _mass(a), _mass(b)
+    sum_a, sum_b = (_sums(*at, origin, how)[0].double() for at in ((x, a), (y, b)))
+    if not how[0]:
+        return (sum_a - sum_b + (alpha - beta) * o).square().sum((-2, -1)).to(x.dtype)
+    within_a, line_a = _weighted_within(x, a, origin, sum_a, how)
+    within_b, line_b = _weighted_within(y, b, origin, sum_b, how)
+    line = line_a - beta * sum_a + line_b - alpha * sum_b
+    total = within_a + within_b + (alpha - beta).square() * o.square()
+    return (total + 2 * (o * line - sum_a * sum_b)).sum((-2, -1)).to(x.dtype)
+
+
+def _weighted_within(x, a, origin, total, how) -> tuple[Tensor, Tensor]:
+    """κ(|A|² - Σaᵢ²|xᵢ - o|²) spread over coordinates, and κ(αA - Σaᵢ²(xᵢ - o)): (…, 1, d)."""
+    sums, squares = (t.double() for t in _sums(x, a.square(), origin, how))
+    scale = _off_diagonal_scale(a.double())[..., None]
+    d = x.shape[-1]
+    return scale * (total.square() - squares / d), scale * (_mass(a) * total - sums)
+
+
+def _origin(y: Tensor) -> Tensor:
+    return y.detach()[..., ::16, :].mean(-2, keepdim=True)
+
+
+def _mass(a: Tensor) -> Tensor:
+    return a.double().sum(-1)[..., None, None]
+
+
+def _sums(x: Tensor, w: Tensor | None, origin: Tensor, how: How) -> tuple[Tensor, Tensor]:
+    """Σ wᵢ(xᵢ - o), (…, 1, d), and Σ wᵢ|xᵢ - o|², (…, 1, 1)."""
+    return run("mmd2", moments.row_sums, (x, w, origin), (*moments.HOW, *how[1:]))

@@ -163,22 +163,27 @@ def gradient_of_cloud(op: str, z: Tensor, x: Tensor, w: Tensor, kernel: Kernel, 
 
 def sweep(op: str, operator: Operator, tensors: tuple, mixture: Mixture, how: How):
     """Runs an operator on its tensors and the mixture; the last weights may be (…, m)."""
-    tensors = (*tensors, mixture.params)
+    return run(op, operator, (*tensors, mixture.params), (mixture.profiles, *how))
+
+
+def run(op: str, operator: Operator, tensors: tuple, how: tuple):
+    """Runs an operator on all its tensors; the last weights may be (…, m)."""
     for t in tensors:
         if t is not None and t.ndim > 2:
-            return _sweep_blocks(op, operator, tensors, mixture.profiles, how)
-    return operator(*tensors, mixture.profiles, *how)
+            return _run_blocks(op, operator, tensors, how)
+    return operator(*tensors, *how)
 
 
-def _sweep_blocks(op: str, operator: Operator, tensors: tuple, profiles: str, how: How):
+def _run_blocks(op: str, operator: Operator, tensors: tuple, how: tuple):
     """The same for tensors (…, rows, columns), folding the batch dimensions into one."""
     named = dict(zip(operator.tensors, tensors, strict=True))
-    is_vector = "x" in named and "w" in named and named["w"].ndim < named["x"].ndim
-    if is_vector:
-        named["w"] = named["w"].unsqueeze(-1)
+    x, w = named.get("x"), named.get("w")
+    is_vector = False
+    if x is not None and w is not None and w.ndim < x.ndim:
+        named["w"], is_vector = w.unsqueeze(-1), True
     batch = common_batch(op, **{name: t for name, t in named.items() if t is not None})
     folded = [None if t is None else one_batch(t, batch) for t in named.values()]
-    result = operator(*folded, profiles, *how)
+    result = operator(*folded, *how)
     results = [_unfold(r, batch) for r in (result if isinstance(result, tuple) else (result,))]
     if is_vector and operator.has_sums:
         results[0] = results[0].squeeze(-1)

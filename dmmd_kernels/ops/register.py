@@ -36,8 +36,9 @@ class Operator:
     Args:
         name: the op, as every backend module spells it.
         tensors: schema names of the tensor arguments; "v?" may be None. Each is (rows, columns),
-            or (B, rows, columns). One is "params". Where nothing is batched, a call may also give
-            its weights v and w as vectors, for one column; sums with them are then vectors too.
+            or (B, rows, columns). "params" is the kernel's; an op without pairs has none. Where
+            nothing is batched, a call may also give its weights v and w as vectors, for one column;
+            sums with them are then vectors too.
         shapes: the result's shapes without the batch dimension, from the tensors.
         backward: (tensors, how, needs, *upstream) -> one gradient (or None) per tensor. A gradient
             may keep a batch dimension its tensor lacks; it is summed here.
@@ -63,7 +64,7 @@ class Operator:
         self.name, self.has_sums, self.saves_results = name, has_sums, saves_results
         self.tensors = [t.removesuffix("?") for t in tensors]
         self._count = len(tensors)
-        self._params = tensors.index("params")
+        self._params = tensors.index("params") if "params" in tensors else None
         self._backward, self._jvp = backward, jvp
         self._shapes, self._params_dtype = shapes, params_dtype
         self._has_diagonal = has_diagonal
@@ -118,7 +119,10 @@ class Operator:
         tensors: list[Any] = _packed(arguments[: self._count])
         profiles, skip_diagonal, precision, backend = arguments[self._count :]
         z = tensors[0]
-        mixture = tensors[self._params] = Mixture(profiles, tensors[self._params])
+        at = self._params
+        mixture = Mixture(profiles, z if at is None else tensors[at])
+        if at is not None:
+            tensors[at] = mixture
         module = pick(backend, z, mixture, precision)
         if not module.READS_VECTORS and _has_vectors(arguments[: self._count]):
             return self._in_columns(self._run, arguments)
@@ -134,7 +138,7 @@ class Operator:
         tensors = arguments[: self._count]
         batch = next((t.shape[:1] for t in tensors if t is not None and t.ndim == 3), ())
         results = tuple(
-            (tensors[self._params] if of_params else tensors[0]).new_empty((*batch, *shape))
+            tensors[self._params or 0 if of_params else 0].new_empty((*batch, *shape))
             for shape, of_params in zip(self._shapes(*tensors), self._params_dtype, strict=True)
         )
         return results[0] if self._single else results

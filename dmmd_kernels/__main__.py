@@ -12,7 +12,7 @@ from dmmd_kernels import backend, native
 
 def main() -> None:
     if len(sys.argv) > 1:
-        sys.exit("usage: python -m dmmd_kernels\nPrograms: dmmd_kernels.train, dmmd_kernels.sample")
+        sys.exit("usage: python -m dmmd_kernels\nPrograms: dmmd_kernels.train, .sample, .evaluate")
     rows = [
         ("dmmd_kernels", dk.__version__),
         ("python", f"{platform.python_version()} on {platform.platform()}"),

@@ -157,7 +157,11 @@ def draw(run: Run) -> None:
     samples = draw_samples(run, run.settings.samples, progress=True)
     write_samples(run.folder / "samples.npz", samples)
     write_samples(run.folder / "grid.png", samples[:100])
-    tqdm.write(f"{len(samples)} samples are in {run.folder}")
+    tqdm.write(
+        f"{len(samples)} samples are in {run.folder}; judge them with\n"
+        f"  python -m dmmd_kernels.evaluate --checkpoint {run.folder} --features inception "
+        "--weights FILE"
+    )
 
 
 PRESETS = {

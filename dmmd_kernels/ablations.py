@@ -79,7 +79,7 @@ def summary(found: Points, *, choose: bool) -> dict[str, Scores]:
     rows = {}
     for name, curve in found.items():
         kept = [(place, by_seed) for place, by_seed in curve if None not in by_seed]
-        if choose and len(kept[0][1]) > 1:
+        if choose and kept and len(kept[0][1]) > 1:
             place, by_seed = min(kept, key=lambda point: point[1][0].fid)  # type: ignore[union-attr]
             kept = [(place, by_seed[1:])]
         for place, by_seed in kept:

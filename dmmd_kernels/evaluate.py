@@ -30,13 +30,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmmd_kernels import extractors, metrics
-from dmmd_kernels.checkpoint import CheckpointError
 from dmmd_kernels.data import batch_indices, generator_of
 from dmmd_kernels.experiment import FRESH, Run
 from dmmd_kernels.extractors import EXTRACTORS, Extractor, ExtractorError
-from dmmd_kernels.sample import add_sampling, draw_samples, evaluations, open_run
+from dmmd_kernels.sample import OPEN_ERRORS, add_sampling, draw_samples, evaluations, open_run
 from dmmd_kernels.samplers import METHODS
-from dmmd_kernels.settings import SettingsError
 
 SUBSET, SUBSETS = 1000, 100
 FLOOR_DRAWS = 4
@@ -199,16 +197,19 @@ def main(arguments: list[str] | None = None) -> None:
         name = chosen.features or ("classifier" if runs[0].settings.data == "digits" else "pixels")
         extractor = extractors.make(name, runs[0], chosen.weights)
         judge = Judge(runs[0], extractor, chosen.n)
-    except (CheckpointError, SettingsError, ExtractorError, ValueError) as error:
+    except (*OPEN_ERRORS, ExtractorError, ValueError) as error:
         options.error(str(error))
     folder = chosen.out or runs[0].folder / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
-    if chosen.ablation:
-        from dmmd_kernels import ablations
+    try:
+        if chosen.ablation:
+            from dmmd_kernels import ablations
 
-        ablations.write(folder, runs, judge, chosen)
-    else:
-        _report(folder, runs[0], judge, chosen)
+            ablations.write(folder, runs, judge, chosen)
+        else:
+            _report(folder, runs[0], judge, chosen)
+    except FloatingPointError as error:
+        options.exit(1, f"{error}\n")
 
 
 def _report(folder: Path, run: Run, judge: Judge, chosen: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ def _inception(run: Run, weights: Path | None) -> Extractor:
         net = module.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], str(path)
         )
-    except (RuntimeError, KeyError, EOFError, OSError, AttributeError) as error:
+    except Exception as error:  # torch.load there reads tensors alone, and fails in many ways
         raise ExtractorError(f"features=inception: {path} can't be read: {error}") from error
     return Extractor(
         "inception",
@@ -79,7 +79,9 @@ def _clip(run: Run, weights: Path | None) -> Extractor:
     path = _need(run, weights, "clip", "the folder of a CLIP model as transformers saves it")
     library = _library("transformers", "transformers")
     try:
-        net = library.CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True)
+        net = library.CLIPVisionModelWithProjection.from_pretrained(
+            path, local_files_only=True, use_safetensors=True
+        )
         size = net.config.image_size
     except (OSError, ValueError) as error:
         raise ExtractorError(f"features=clip: {path} can't be read: {error}") from error

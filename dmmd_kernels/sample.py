@@ -43,6 +43,8 @@ from dmmd_kernels.samplers import (
 )
 from dmmd_kernels.settings import Settings, SettingsError
 
+# What `open_run` raises that a user can mend; the last two: a data set or a library is missing.
+OPEN_ERRORS = (CheckpointError, SettingsError, FileNotFoundError, ImportError)
 OnLevel = Callable[[float, Tensor], None]
 # c of f̂'s steps in units of settings.step_size: f̂ never comes to rest and overshoots with the steps
 # of the exact flow. Then c of the last two steps, in the same units; all chosen on digits with one
@@ -269,20 +271,23 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--trajectory must end in .gif, got {chosen.trajectory}")
     try:
         run = open_run(chosen.checkpoint, chosen)
-    except (CheckpointError, SettingsError) as error:
+    except OPEN_ERRORS as error:
         parser.error(str(error))
     states: list[tuple[float, Tensor]] = []
-    samples = draw_samples(
-        run,
-        chosen.n,
-        method=chosen.method,
-        step_size=chosen.step_size,
-        eta_final=chosen.eta_final,
-        seed=chosen.seed,
-        rows=chosen.rows,
-        progress=True,
-        on_level=lambda *state: states.append(state) if chosen.trajectory else None,
-    )
+    try:
+        samples = draw_samples(
+            run,
+            chosen.n,
+            method=chosen.method,
+            step_size=chosen.step_size,
+            eta_final=chosen.eta_final,
+            seed=chosen.seed,
+            rows=chosen.rows,
+            progress=True,
+            on_level=lambda *state: states.append(state) if chosen.trajectory else None,
+        )
+    except FloatingPointError as error:
+        parser.exit(1, f"{error}\n")
     write_samples(chosen.out, samples)
     if chosen.trajectory:
         write_trajectory(chosen.trajectory, states)

@@ -289,4 +289,7 @@ def _mass(a: Tensor) -> Tensor:
 
 def _sums(x: Tensor, w: Tensor | None, origin: Tensor, how: How) -> tuple[Tensor, Tensor]:
     """Σ wᵢ(xᵢ - o), (…, 1, d), and Σ wᵢ|xᵢ - o|², (…, 1, 1)."""
-    return run("mmd2", moments.row_sums, (x, w, origin), (*moments.HOW, *how[1:]))
+    _, precision, backend = how
+    if backend == "auto" and not x.is_cpu:
+        backend = "reference"  # torch's reductions, of any dtype: memory binds them
+    return run("mmd2", moments.row_sums, (x, w, origin), (*moments.HOW, precision, backend))

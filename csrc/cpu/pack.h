@@ -55,13 +55,13 @@ void pack_rows(Tiling a, const T* from, const T* centre, int64_t first, T* to) {
 /// |x|^2 / 2, NaN where that is not finite: pairs of such points are treated as near.
 template <class T>
 T half_square(const T* row, int64_t d) {
-  double even = 0, odd = 0;
-  for (int64_t k = 0; k + 1 < d; k += 2) {
-    even += double(row[k]) * double(row[k]);
-    odd += double(row[k + 1]) * double(row[k + 1]);
-  }
-  if (d % 2) even += double(row[d - 1]) * double(row[d - 1]);
-  const T half = T(0.5 * (even + odd));
+  constexpr int64_t kSums = 4;  // side by side, for vectors
+  double sums[kSums] = {};
+  int64_t k = 0;
+  for (; k + kSums <= d; k += kSums)
+    for (int64_t i = 0; i < kSums; ++i) sums[i] += double(row[k + i]) * double(row[k + i]);
+  for (; k < d; ++k) sums[0] += double(row[k]) * double(row[k]);
+  const T half = T(0.5 * ((sums[0] + sums[1]) + (sums[2] + sums[3])));
   return std::isfinite(half) ? half : std::numeric_limits<T>::quiet_NaN();
 }
 

@@ -35,9 +35,10 @@ void pull_by_products(const Strip<T>& strip, T* s) {
            strip.sums(0), item.scratch.sums_pitch, true);
 }
 
-/// Moves the sums of products into the item's.
-template <class T>
-void flush(const Sweep<T>& sweep, const Item<T>& item) {
+/// Adds the sums of products to gradient(row of the item), d numbers `step` apart, or to the item's
+/// f.
+template <class T, class Gradient>
+void flush(const Sweep<T>& sweep, const Item<T>& item, int64_t step, Gradient gradient) {
   const Problem<T>& a = sweep.problem;
   const Scratch<T>& scratch = item.scratch;
   const bool radial = a.kernel[0].profile != Profile::polynomial;
@@ -48,15 +49,22 @@ void flush(const Sweep<T>& sweep, const Item<T>& item) {
     const T* z = scratch.z + r * scratch.z_pitch;
     if (sides) {
       for (int64_t e = 0; e < columns; ++e) item.f[grouped(r, e, columns)] += double(sums[e]);
-    } else if (radial) {
-      for (int64_t k = 0; k < columns; ++k)
-        item.g[grouped(r, k, columns)] += scratch.total[r] * double(z[k]) - double(sums[k]);
     } else {
-      for (int64_t k = 0; k < columns; ++k) item.g[grouped(r, k, columns)] += double(sums[k]);
+      double* g = gradient(r);
+      for (int64_t k = 0; radial && k < columns; ++k)
+        g[k * step] += scratch.total[r] * double(z[k]) - double(sums[k]);
+      for (int64_t k = 0; !radial && k < columns; ++k) g[k * step] += double(sums[k]);
     }
     scratch.total[r] = 0;
     for (int64_t k = 0; k < scratch.sums_pitch; ++k) sums[k] = T(0);
   }
+}
+
+/// As above, to the item's sums.
+template <class T>
+void flush(const Sweep<T>& sweep, const Item<T>& item) {
+  const int64_t d = sweep.problem.d;
+  flush(sweep, item, kGroup, [&](int64_t r) { return item.g + grouped(r, 0, d); });
 }
 
 }  // namespace dmmd::cpu::DMMD_ISA

@@ -1,9 +1,11 @@
 // The quadratic form of a cloud with itself, and its gradients, over each pair of points once.
 //
 // The cloud is cut into parts, and parts meet in rounds, as teams do in a tournament: in a round
-// every part is in one pair at most, so the pairs of a round add to different rows of the gradient,
-// and rounds follow one another. Cut and order depend on sizes alone, so results are bitwise equal
-// for any number of threads.
+// every part is in one pair at most, so the pairs of a round add to different rows of the gradient.
+// No round waits for the last pair of the one before: a pair begins when both of its parts have had
+// all their earlier ones, or at once where no gradient is wanted. Cut and order depend on sizes
+// alone, so results are bitwise equal for any number of threads.
+#include <thread>
 #include <vector>
 
 #include "workspace.h"
@@ -13,26 +15,32 @@ namespace {
 
 // Parts that a cloud is cut into, if they are not too small to be worth it.
 constexpr int64_t kParts = 64;
+
 struct Meeting {
-  int64_t rows, columns;  // parts
+  int64_t rows, columns;                        // parts
+  int64_t rows_before = 0, columns_before = 0;  // meetings that they have had
 };
 
 /// Every pair of `parts` parts once, and each with itself, in rounds of disjoint pairs.
-std::vector<std::vector<Meeting>> tournament(int64_t parts) {
-  std::vector<std::vector<Meeting>> rounds(1);
-  for (int64_t i = 0; i < parts; ++i) rounds[0].push_back({i, i});
+std::vector<Meeting> tournament(int64_t parts) {
+  std::vector<Meeting> meetings;
+  for (int64_t i = 0; i < parts; ++i) meetings.push_back({i, i});
   const int64_t seats = parts + parts % 2;
   for (int64_t round = 0; round + 1 < seats; ++round) {
-    rounds.emplace_back();
     for (int64_t i = 0; i < seats / 2; ++i) {
       // One seat stays, the others turn.
       int64_t a = i == 0 ? seats - 1 : (round + i) % (seats - 1);
       int64_t b = (round - i + seats - 1) % (seats - 1);
       if (a > b) std::swap(a, b);
-      if (b < parts) rounds.back().push_back({a, b});
+      if (b < parts) meetings.push_back({a, b});
     }
   }
-  return rounds;
+  std::vector<int64_t> had(size_t(parts), 0);
+  for (Meeting& one : meetings) {
+    one.rows_before = had[size_t(one.rows)]++;
+    one.columns_before = one.rows == one.columns ? one.rows_before : had[size_t(one.columns)]++;
+  }
+  return meetings;
 }
 
 /// Working memory of one thread for the columns of a tile and the rows of a part.
@@ -43,7 +51,7 @@ struct PairMemory {
   Memory<double> column_total, row_sums;
 
   PairMemory(const Sweep<T>& sweep, int64_t part, int threads)
-      : columns(product(sweep.width, round_up(sweep.problem.d, kLanes<T>))),
+      : columns(product(sweep.width, pitch_of<T>(sweep.problem.d))),
         width(sweep.width),
         rows(product(round_up(part, kGroup), sweep.problem.d)),
         column_sums(allocate<T>(product(threads, columns))),
@@ -54,6 +62,11 @@ struct PairMemory {
     std::fill_n(row_sums.get(), threads * rows, 0.0);
   }
 };
+
+/// Until count has come to `value`; lets others run, who may be the ones awaited.
+void await(const std::atomic<int64_t>& count, int64_t value) {
+  while (count.load(std::memory_order_acquire) != value) std::this_thread::yield();
+}
 
 template <class T>
 class QuadraticForm {
@@ -77,14 +90,27 @@ class QuadraticForm {
   }
 
   void run() {
-    int64_t met = 0;
-    for (const auto& round : tournament(parts_)) {
-      const int64_t pairs = int64_t(round.size());
-      parallel_for(a_.blocks * pairs, threads_, [&](int64_t i, int worker) {
-        meet(i / pairs, round[i % pairs], met + i % pairs, worker);
+    const std::vector<Meeting> meetings = tournament(parts_);
+    if (!gradient_) {
+      return parallel_for(a_.blocks * meetings_, threads_, [&](int64_t i, int worker) {
+        meet(i / meetings_, meetings[size_t(i % meetings_)], i % meetings_, worker);
       });
-      met += pairs;
     }
+    std::vector<std::atomic<int64_t>> had(size_t(a_.blocks * parts_));
+    std::atomic<int64_t> next = 0;
+    // Meetings are begun in their order, whatever the loop's, so the first that is not over can
+    // always be played.
+    parallel_for(a_.blocks * meetings_, threads_, [&](int64_t, int worker) {
+      const int64_t i = next.fetch_add(1), number = i / a_.blocks, block = i % a_.blocks;
+      const Meeting& meeting = meetings[size_t(number)];
+      auto& rows = had[size_t(block * parts_ + meeting.rows)];
+      auto& columns = had[size_t(block * parts_ + meeting.columns)];
+      await(rows, meeting.rows_before);
+      await(columns, meeting.columns_before);
+      meet(block, meeting, number, worker);
+      rows.fetch_add(1, std::memory_order_release);
+      if (&rows != &columns) columns.fetch_add(1, std::memory_order_release);
+    });
   }
 
   void finish(T* s, T* g, T* q) const {

@@ -4,70 +4,14 @@
 // common ones, come here; others have their pairs laid out in a strip.
 #pragma once
 
-#include "component.h"
-#include "strip.h"
+#include "kernel.h"
 
 namespace dmmd::cpu::DMMD_ISA {
-
-constexpr int64_t kMostComponents = 16;
 
 /// Sums over the columns of a strip for R of its rows.
 template <int D, int R, class T>
 struct RowSums {
   Pack<T, R> value, gradient[D];
-};
-
-/// One component, whose factors are applied to the sums.
-template <class Form>
-struct One {
-  Form form;
-
-  template <class V>
-  DMMD_INLINE Pair<V> operator()(V q) const {
-    return form(q);
-  }
-  double value_factor() const { return form.value_factor; }
-  double slope_factor() const { return form.slope_factor; }
-};
-
-/// Several components of one form over one distance.
-template <class Form>
-struct Several {
-  const Form* forms;
-  int64_t count;
-
-  template <class V>
-  DMMD_INLINE Pair<V> operator()(V q) const {
-    Pair<V> total{V(0), V(0)};
-    for (int64_t l = 0; l < count; ++l) {
-      const Pair<V> one = forms[l](q);
-      total.value = total.value + V(forms[l].value_factor) * one.value;
-      total.slope = total.slope + V(forms[l].slope_factor) * one.slope;
-    }
-    return total;
-  }
-  double value_factor() const { return 1; }
-  double slope_factor() const { return 1; }
-};
-
-/// Gaussians over one distance, with one exponential for two whose widths are a factor 2 apart.
-template <class T>
-struct Several<GaussianPair<T>> {
-  const GaussianPair<T>* forms;
-  int64_t count;
-
-  template <class V>
-  DMMD_INLINE Pair<V> operator()(V q) const {
-    Pair<V> total = forms[0](q);
-    for (int64_t l = 1; l < count; ++l) {
-      const Pair<V> one = forms[l](q);
-      total.value = total.value + one.value;
-      total.slope = total.slope + one.slope;
-    }
-    return total;
-  }
-  double value_factor() const { return 1; }
-  double slope_factor() const { return 1; }
 };
 
 template <int D, int R, bool Value, bool Slope, class T, class Kernel>
@@ -141,63 +85,10 @@ void sweep_wanted(const Strip<T>& strip, const Kernel& kernel) {
   sweep_in_registers<true, false>(strip, kernel);
 }
 
-template <class Form, class T>
-void sweep_several(const Strip<T>& strip, Form* forms, int64_t count) {
-  const Several<Form> kernel{forms, count};
-  sweep_wanted(strip, kernel);
-}
-
-template <class T>
-void sweep_several(const Strip<T>& strip, Gaussian<T>* forms, int64_t count) {
-  for (int64_t l = 1; l < count; ++l)  // the widest first
-    for (int64_t i = l; i > 0 && forms[i].scale < forms[i - 1].scale; --i) {
-      const Gaussian<T> narrow = forms[i - 1];
-      forms[i - 1] = forms[i];
-      forms[i] = narrow;
-    }
-  alignas(GaussianPair<T>) char memory[kMostComponents * sizeof(GaussianPair<T>)];
-  GaussianPair<T>* pairs = reinterpret_cast<GaussianPair<T>*>(memory);
-  int64_t found = 0;
-  for (int64_t l = 0; l < count; ++l) {
-    int64_t i = 0;
-    while (i < found && !pairs[i].takes(forms[l])) ++i;
-    if (i < found) {
-      pairs[i].take(forms[l]);
-    } else {
-      pairs[found++] = GaussianPair<T>(forms[l]);
-    }
-  }
-  sweep_several<GaussianPair<T>>(strip, pairs, found);
-}
-
 /// Does a strip whose kernel is of one common form; false when it is not.
 template <class T>
 bool sweep_in_registers(const Strip<T>& strip) {
-  const Problem<T>& a = strip.problem();
-  const int64_t count = a.components;
-  if (count > kMostComponents) return false;
-  bool done = false;
-  with_component(a.kernel[0].profile, strip.parameters(0), [&](auto form) {
-    using Form = decltype(form);
-    if constexpr (Form::is_common) {
-      alignas(Form) char memory[kMostComponents * sizeof(Form)];
-      Form* forms = reinterpret_cast<Form*>(memory);
-      bool alike = true;
-      for (int64_t l = 0; l < count; ++l)
-        with_component(a.kernel[l].profile, strip.parameters(l), [&](auto other) {
-          if constexpr (__is_same(decltype(other), Form)) {
-            forms[l] = other;
-          } else {
-            alike = false;
-          }
-        });
-      if (!alike) return;
-      done = true;
-      if (count != 1) return sweep_several(strip, forms, count);
-      sweep_wanted(strip, One<Form>{form});
-    }
-  });
-  return done;
+  return with_common_kernel(strip, [&](const auto& kernel) { sweep_wanted(strip, kernel); });
 }
 
 }  // namespace dmmd::cpu::DMMD_ISA

@@ -135,8 +135,8 @@ struct Strip {
     const int64_t d = problem().d;
     if (by_products()) {
       const Left<T> left{z().data, z().pitch, 1};
-      const Right<T> right{sweep.x.tile(item.block, tile), kLanes<T> * d, kLanes<T>};
-      multiply(left, right, rows, d, end, q, pitch, false);
+      const Right<T> right{sweep.x.tile(item.block, tile) + begin * d, kLanes<T> * d, kLanes<T>};
+      multiply(left, right, rows, d, end - begin, q + begin, pitch, false);
       if (radial()) distances_of_products();
     } else if (radial()) {
       sum(SquaredDifference<T>{z(), x()}, d, q);

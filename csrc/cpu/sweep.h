@@ -38,8 +38,7 @@ struct Regime {
 constexpr Regime kRegimes[] = {
     {3, Method::registers, 8, 768, 96},
     {8, Method::differences, 8, 768, 96},
-    {1024, Method::products, 48, 384, 96},
-    {INT64_MAX, Method::products, 48, 384, 48},
+    {INT64_MAX, Method::products, 48, 384, 96},
 };
 
 constexpr const Regime& regime_of(int64_t d) {

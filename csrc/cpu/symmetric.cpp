@@ -56,12 +56,12 @@ double slope_per_scale(const Strip<T>& strip) {
   return factor;
 }
 
-/// A kernel of one component: adds sum c K to value and its derivatives to q; s = c dK/dq replaces
-/// the distances.
-template <bool Params, class Form, class T>
-void weigh_one(const Strip<T>& strip, const Form& form, double* value, double* q_sums) {
+/// Adds sum c K to value and, of one component, its derivatives to q; s = c dK/dq replaces the
+/// distances.
+template <bool Params, class Kernel, class T>
+void weigh_by(const Strip<T>& strip, const Kernel& kernel, double* value, double* q_sums) {
   using V = Vec<T>;
-  const V factor(form.slope_factor);
+  const V factor(T(kernel.slope_factor()));
   double values = 0, scales = 0;
   for (int64_t r = 0; r < strip.rows; ++r) {
     T* q = strip.q + r * strip.pitch;
@@ -69,7 +69,7 @@ void weigh_one(const Strip<T>& strip, const Form& form, double* value, double* q
     V sum_value(0), sum_scale(0);
     for (int64_t j = strip.begin; j < strip.end; j += V::size) {
       const V qj = V::load(q + j), weight = V::load(c + j);
-      const Pair<V> pair = form(qj);
+      const Pair<V> pair = kernel(qj);
       const V pull = weight * pair.slope;
       sum_value = sum_value + weight * pair.value;
       if constexpr (Params) sum_scale = sum_scale + qj * pull;
@@ -78,7 +78,7 @@ void weigh_one(const Strip<T>& strip, const Form& form, double* value, double* q
     values += sum(sum_value);
     scales += sum(sum_scale);
   }
-  *value += double(form.value_factor) * values;
+  *value += kernel.value_factor() * values;
   if (!Params) return;
   q_sums[0] += values;
   q_sums[1] += slope_per_scale(strip) * scales;
@@ -96,16 +96,14 @@ T* weigh_pairs(const SymmetricStrip<T>& strip) {
     for_components(strip, [&](auto shape, int64_t l) {
       sum_params<decltype(shape)>(strip, strip.parameters(l), q + 3 * l);
     });
-  if (a.components == 1) {
-    with_form(strip, 0, [&](const auto& form) {
-      if (wants_params && is_simple) {
-        weigh_one<true>(strip, form, value, q);
-      } else {
-        weigh_one<false>(strip, form, value, q);
-      }
-    });
-    return strip.q;
-  }
+  const bool done = with_kernel(strip, [&](const auto& kernel) {
+    if (wants_params && is_simple) {
+      weigh_by<true>(strip, kernel, value, q);
+    } else {
+      weigh_by<false>(strip, kernel, value, q);
+    }
+  });
+  if (done) return strip.q;
   double sums[kMaxStrip];
   T *k = strip.buffer(2), *s = strip.buffer(3);
   evaluate<true, true>(strip, k, s);
@@ -207,7 +205,8 @@ template <class T>
 void flush_rows(const Sweep<T>& sweep, const SymmetricItem<T>& pair) {
   const Item<T>& item = pair.rows;
   const int64_t d = sweep.problem.d;
-  if (sweep.regime.method == Method::products) flush(sweep, item);
+  if (sweep.regime.method == Method::products)
+    return flush(sweep, item, 1, [&](int64_t r) { return pair.gradient + (item.row + r) * d; });
   for (int64_t r = 0; r < item.row_end - item.row; ++r)
     for (int64_t k = 0; k < d; ++k) {
       double& sum = item.g[grouped(r, k, d)];

@@ -2,32 +2,26 @@
 // component.
 #pragma once
 
-#include "strip.h"
+#include "kernel.h"
 
 namespace dmmd::cpu::DMMD_ISA {
 
-/// body(form) with the form of component l that first order uses.
-template <class T, class Body>
-DMMD_INLINE void with_form(const Strip<T>& strip, int64_t l, Body body) {
-  with_component(strip.problem().kernel[l].profile, strip.parameters(l), body);
-}
-
-/// A kernel of one component: sums[r] = sum_j c K, and q becomes c dK/dq.
-template <bool Value, bool Slope, class Form, class T>
-void weigh_one(const Strip<T>& strip, const Form& form, double* sums) {
+/// sums[r] = sum_j c K, and q becomes c dK/dq, with a kernel of kernel.h.
+template <bool Value, bool Slope, class Kernel, class T>
+void weigh_by(const Strip<T>& strip, const Kernel& kernel, double* sums) {
   using V = Vec<T>;
-  const V factor(form.slope_factor);
+  const V factor(T(kernel.slope_factor()));
   for (int64_t r = 0; r < strip.rows; ++r) {
     T* q = strip.q + r * strip.pitch;
     const T* c = strip.c + r * strip.c_pitch;
     V sum(0);
     for (int64_t j = strip.begin; j < strip.end; j += V::size) {
-      const Pair<V> pair = form(V::load(q + j));
+      const Pair<V> pair = kernel(V::load(q + j));
       const V weight = V::load(c + j);
       if constexpr (Value) sum = sum + weight * pair.value;
       if constexpr (Slope) (factor * weight * pair.slope).store(q + j);
     }
-    if constexpr (Value) sums[r] = double(form.value_factor) * dmmd::cpu::DMMD_ISA::sum(sum);
+    if constexpr (Value) sums[r] = kernel.value_factor() * dmmd::cpu::DMMD_ISA::sum(sum);
   }
 }
 
@@ -63,9 +57,27 @@ void weigh_all(const Strip<T>& strip, const T* k, T* s, double* sums) {
   }
 }
 
-/// K into k, its slope into s, for kernels of any number of components.
+/// k = K and s = dK/dq, with a kernel of kernel.h.
+template <bool Value, bool Slope, class Kernel, class T>
+void evaluate_by(const Strip<T>& strip, const Kernel& kernel, T* k, T* s) {
+  using V = Vec<T>;
+  const V value_factor(T(kernel.value_factor())), slope_factor(T(kernel.slope_factor()));
+  for (int64_t r = 0; r < strip.rows; ++r) {
+    const int64_t at = r * strip.pitch;
+    for (int64_t j = at + strip.begin; j < at + strip.end; j += V::size) {
+      const Pair<V> pair = kernel(V::load(strip.q + j));
+      if constexpr (Value) (value_factor * pair.value).store(k + j);
+      if constexpr (Slope) (slope_factor * pair.slope).store(s + j);
+    }
+  }
+}
+
+/// K into k, its slope into s, for kernels of any components.
 template <bool Value, bool Slope, class T>
 void evaluate(const Strip<T>& strip, T* k, T* s) {
+  if (with_common_kernel(
+          strip, [&](const auto& kernel) { evaluate_by<Value, Slope>(strip, kernel, k, s); }))
+    return;
   if (Value) clear(strip, k);
   if (Slope) clear(strip, s);
   for (int64_t l = 0; l < strip.problem().components; ++l)
@@ -75,10 +87,8 @@ void evaluate(const Strip<T>& strip, T* k, T* s) {
 /// Weighted sums over each row into sums, weighted slopes into the buffer that is returned.
 template <bool Value, bool Slope, class T>
 T* weigh(const Strip<T>& strip, double* sums) {
-  if (strip.problem().components == 1) {
-    with_form(strip, 0, [&](const auto& form) { weigh_one<Value, Slope>(strip, form, sums); });
-    return strip.q;
-  }
+  const auto by = [&](const auto& kernel) { weigh_by<Value, Slope>(strip, kernel, sums); };
+  if (with_kernel(strip, by)) return strip.q;
   T *k = strip.buffer(2), *s = strip.buffer(3);
   evaluate<Value, Slope>(strip, k, s);
   weigh_all<Value, Slope>(strip, k, s, sums);

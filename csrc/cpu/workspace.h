@@ -134,6 +134,14 @@ class PackedSweep {
   PackedMemory<T> x_, w_, xt_, x_of_, w_of_, xt_of_, half_square_;
 };
 
+/// Numbers from one row to the next: an odd number of lines of the cache, since rows a power of two
+/// apart would share a few of its sets.
+template <class T>
+constexpr int64_t pitch_of(int64_t columns) {
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
+  return ((columns + line - 1) / line | 1) * line;
+}
+
 /// The scratch of every thread of a sweep over items of at most `rows` rows.
 template <class T>
 class ScratchMemory {
@@ -143,8 +151,8 @@ class ScratchMemory {
     const bool by_products = sweep.regime.method == Method::products;
     const bool sums_sides = sweep.want == kPotential && a.p != 1;
     const bool sums_gradient = by_products && (second_order || sweep.want & kGradient);
-    if (by_products) z_pitch_ = round_up(a.d, kLanes<T>);
-    if (sums_sides || sums_gradient) sums_pitch_ = round_up(sums_sides ? a.p : a.d, kLanes<T>);
+    if (by_products) z_pitch_ = pitch_of<T>(a.d);
+    if (sums_sides || sums_gradient) sums_pitch_ = pitch_of<T>(sums_sides ? a.p : a.d);
     rows_ = round_up(rows, kLanes<T>);
     pairs_ = sweep.regime.strip * sweep.width;
     zeros_ = round_up(std::max(a.d, sweep.width), kLanes<T>);
@@ -189,12 +197,17 @@ void prepare_rows(const Sweep<T>& sweep, const Item<T>& item) {
   const int64_t pitch = item.scratch.z_pitch;
   if (pitch == 0) return;
   const T* centre = sweep.centre ? sweep.centre.block(item.block) : nullptr;
+  const bool is_packed =
+      sweep.half_square.array && a.z.data == a.x.data && a.z.stride == a.x.stride && a.n <= a.m;
   for (int64_t r = 0; r < item.row_end - item.row; ++r) {
-    const T* from = a.z.block(item.block) + (item.row + r) * a.d;
+    const int64_t row = item.row + r;
+    const T* from = a.z.block(item.block) + row * a.d;
     T* to = item.scratch.z + r * pitch;
     for (int64_t k = 0; k < a.d; ++k) to[k] = centre ? from[k] - centre[k] : from[k];
     std::fill(to + a.d, to + pitch, T(0));
-    item.scratch.half_square[r] = half_square(to, a.d);
+    item.scratch.half_square[r] =
+        is_packed ? sweep.half_square.tile(item.block, row / sweep.width)[row % sweep.width]
+                  : half_square(to, a.d);
   }
 }
 

@@ -9,10 +9,13 @@ out. It depends on the compiler, whose version the baseline names; with another 
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 BASELINE = Path(__file__).with_name("instructions_per_pair.json")
@@ -38,6 +41,13 @@ def per_pair(program: str, op: str, d: int) -> float:
     return round((many - few) / pairs, 2)
 
 
+def count(program: str) -> dict[str, dict[str, float]]:
+    cases = list(product(OPS, DIMENSIONS))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip(cases, pool.map(lambda case: per_pair(program, *case), cases), strict=True))
+    return {op: {str(d): found[op, d] for d in DIMENSIONS} for op in OPS}
+
+
 def compiler() -> str:
     said = subprocess.run(["c++", "--version"], check=True, capture_output=True, text=True).stdout
     return said.splitlines()[0]
@@ -51,7 +61,7 @@ def main() -> int:
     if shutil.which("valgrind") is None:
         print("skipped: there is no valgrind on PATH")
         return 0
-    counts = {op: {str(d): per_pair(arguments.program, op, d) for d in DIMENSIONS} for op in OPS}
+    counts = count(arguments.program)
     if arguments.save:
         BASELINE.write_text(json.dumps({"compiler": compiler(), **counts}, indent=2) + "\n")
     baseline = json.loads(BASELINE.read_text())

@@ -44,7 +44,9 @@ def per_pair(program: str, op: str, d: int) -> float:
 def count(program: str) -> dict[str, dict[str, float]]:
     cases = list(product(OPS, DIMENSIONS))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = dict(zip(cases, pool.map(lambda case: per_pair(program, *case), cases), strict=True))
+        found = dict(
+            zip(cases, pool.map(lambda case: per_pair(program, *case), cases), strict=True)
+        )
     return {op: {str(d): found[op, d] for d in DIMENSIONS} for op in OPS}
 
 

@@ -41,6 +41,7 @@ def test_every_kernel_stays_in_registers(costs):
     assert {label: c["spills"] for label, c in costs.items() if c["spills"] > SPILL_LIMIT} == {}
 
 
+@pytest.mark.usefixtures("baseline")  # with an older Triton some do
 def test_loops_on_hopper_and_blackwell_do_not_spill(costs):
     """What is put aside before a loop and taken up again after it costs nothing."""
     ours = {k: c.get("reloads", 0) for k, c in costs.items() if k.endswith(("sm_90", "sm_100"))}

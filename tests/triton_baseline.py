@@ -259,14 +259,14 @@ def _always_run(lines: list[str], on_tensor_cores: bool) -> list[str]:
 
 
 def tool(name: str, option: str, *, cubin: bytes) -> str:
-    """What a tool that comes with Triton says about this code."""
+    """What a tool that comes with Triton, or else with CUDA, says about this code."""
     import triton
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(path), option, file.name]
+        command = [str(path) if path.exists() else name, option, file.name]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

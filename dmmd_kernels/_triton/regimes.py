@@ -77,7 +77,10 @@ SIDES = (
     Regime("sides", 16, grad=False, rows=64, columns=64, stages=2, near=1 / 16, shared=42 << 10),
     Regime("sides", 32, grad=False, rows=64, columns=64, stages=2, near=1 / 8, shared=58 << 10),
     Regime("sides", 64, grad=False, rows=64, columns=64, stages=2, shared=98 << 10),
-    Regime("sides", LARGEST, grad=False, rows=64, columns=64, shared=90 << 10),
+    Regime(
+        "sides", LARGEST, grad=False, rows=64, columns=64, shared=90 << 10, oldest=90, newest=119
+    ),
+    Regime("sides", LARGEST, grad=False, rows=64, columns=32, shared=66 << 10),
     Regime("direct", LARGEST, grad=False, rows=64, columns=64),
 )
 

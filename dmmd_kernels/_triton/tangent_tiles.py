@@ -182,12 +182,13 @@ def tangent_sums_kernel(
             _add_to(q_ptr + 3 * l * n_rows, v * tl.sum(w * by_lam, axis=1), again)
             _add_to(q_ptr + (3 * l + 1) * n_rows, v * tl.sum(w * by_s, axis=1), again)
             _add_to(q_ptr + (3 * l + 2) * n_rows, v * tl.sum(w * by_a, axis=1), again)
+        tl.debug_barrier()  # the next round may read with other threads what these wrote
     tl.store(f_ptr + part * n + rows, f, mask=rows < n)
 
 
 @triton.jit
 def _add_to(ptr, part, again):
-    """Writes part, or adds it; every entry is one thread's alone."""
+    """Writes part, or adds it to what was there before the last barrier."""
     if again:
         part += tl.load(ptr)
     tl.store(ptr, part)
@@ -268,6 +269,7 @@ def tangent_grad_kernel(
         pull = w * tangent_slope(q, q_dot, params_ptr, c_ptr, PROFILES, L)
         twist = w * slope(q, params_ptr, PROFILES, L)
         if is_near:
+            tl.debug_barrier()  # what an earlier round added may be read by other threads
             for c in range(chunk, tl.minimum(chunk + CHUNK, D)):
                 diff = tl.load(z_ptr + c + row).to(tl.float32)[:, None]
                 diff = diff - tl.load(x_ptr + base + c + col).to(tl.float32)[None, :]

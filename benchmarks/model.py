@@ -191,6 +191,28 @@ def against_targets() -> str:
     return "\n".join(lines)
 
 
+# One sweep, and the sweeps that would do the same: (compiled code, how often it meets each pair).
+INSTEAD = {
+    "MMD² and its gradient, d = 64": (
+        "fused_kernel gaussian form, grad d=64 sm_90",
+        (
+            ("fused_kernel gaussian form d=64 sm_90", 0.5),
+            ("fused_kernel gaussian grad d=64 p=2 sm_90", 1),
+        ),
+    ),
+}
+
+
+def against_separate_sweeps() -> str:
+    """Instructions per pair of sweeps that do two things at once, as Markdown."""
+    costs = json.loads(BASELINE.read_text())["costs"]
+    lines = ["| | in one sweep | in two |", "|---|---|---|"]
+    for name, (one, several) in INSTEAD.items():
+        separate = sum(costs[label]["issued"] * times for label, times in several)
+        lines.append(f"| {name} | {costs[one]['issued']} | {separate:.1f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpu", choices=sorted(HARDWARE), help="the CPU of this machine if absent")
@@ -199,7 +221,7 @@ def main() -> None:
     parser.add_argument("--targets", action="store_true", help="compiled code against the targets")
     options = parser.parse_args()
     if options.targets:
-        print(against_targets())  # noqa: T201
+        print(f"{against_targets()}\n\n{against_separate_sweeps()}")  # noqa: T201
         return
     if options.gpu:
         hardware = HARDWARE[options.gpu]

@@ -175,6 +175,18 @@ def quadratic_form(
     return s
 
 
+def quadratic_form_and_grad(
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> tuple[Tensor, Tensor]:
+    s, g, _ = quadratic_form_and_grads(u, v, w, kernel, skip_diagonal)
+    return s, g
+
+
 def quadratic_form_and_grads(
     u: Tensor,
     v: Tensor,

@@ -156,6 +156,19 @@ def quadratic_form(
     return _without_diagonal(pairs, skip_diagonal).sum((-2, -1))
 
 
+def quadratic_form_and_grad(
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> tuple[Tensor, Tensor]:
+    """The quadratic form s, and ∂s/∂u (n, d): u is both clouds of the pairs."""
+    s = quadratic_form(u, v, w, kernel, skip_diagonal)
+    return s, 2 * potential_grad(u, u, v, w, kernel, skip_diagonal)
+
+
 def quadratic_form_and_grads(
     u: Tensor,
     v: Tensor,
@@ -164,10 +177,9 @@ def quadratic_form_and_grads(
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The quadratic form s, and ∂s/∂u (n, d) and ∂s/∂θ (L, 3): u is both clouds of the pairs."""
-    s = quadratic_form(u, v, w, kernel, skip_diagonal)
-    g = potential_grad(u, u, v, w, kernel, skip_diagonal)
-    return s, 2 * g, params_grad(u, u, v, w, kernel, skip_diagonal)
+    """The same, and ∂s/∂θ (L, 3)."""
+    s, g = quadratic_form_and_grad(u, v, w, kernel, skip_diagonal)
+    return s, g, params_grad(u, u, v, w, kernel, skip_diagonal)
 
 
 def row_sums(

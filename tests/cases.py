@@ -143,9 +143,10 @@ def compiled_form(name: str, points: Tensor) -> Mixture:
 
 # Where an op's coefficients stand among its tensors, and where its mixture does.
 _COEFFICIENTS = {"kernel_matrix": (), "potential": (2,), "potential_and_grad": (2,)}
-_COEFFICIENTS |= {"quadratic_form": (1, 2), "quadratic_form_and_grads": (1, 2)}
+_FORMS = ("quadratic_form", "quadratic_form_and_grad", "quadratic_form_and_grads")
+_COEFFICIENTS |= dict.fromkeys(_FORMS, (1, 2))
 _PLACE = {"kernel_matrix": 2, "potential": 3, "potential_and_grad": 3}
-_PLACE |= {"quadratic_form": 3, "quadratic_form_and_grads": 3}
+_PLACE |= dict.fromkeys(_FORMS, 3)
 _FEW = 64  # entries
 
 

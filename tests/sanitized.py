@@ -38,6 +38,7 @@ def run(backend: str, device: str, dtype: torch.dtype, n: int, m: int, d: int) -
     ]:
         z.requires_grad_(), x.requires_grad_(), w.requires_grad_()
         dk.potential(z, x, w, kernel, backend=backend)
+        dk.potential(z, x, w[:, None].repeat(1, 17), kernel, backend=backend)
         dk.potential_and_grad(z, x, w, kernel, backend=backend)
         g = dk.potential_grad(z, x, w, kernel, backend=backend)
         first = torch.autograd.grad(g.square().sum(), (z, x, w))
@@ -65,7 +66,7 @@ def main() -> None:
     if options.device == "cuda":
         from dmmd_kernels._triton import fused
 
-        fused._LEAST_WORK = 0  # tensor cores for small clouds too
+        fused.LEAST_WORK = 0  # tensor cores for small clouds too
     for dtype in dtypes:
         for shape in SHAPES:
             run(options.backend, options.device, dtype, *shape)

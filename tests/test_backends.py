@@ -26,6 +26,7 @@ FUNCTIONS = [
     "potential_and_grad",
     "potential_grad",
     "quadratic_form",
+    "quadratic_form_and_grad",
     "quadratic_form_and_grads",
     "row_sums",
     "row_sums_grad",

@@ -31,7 +31,9 @@ import torch
 from dmmd_kernels import _triton
 from dmmd_kernels._triton import fused, launch
 from tests.cases import compiled_form, problem
+from tests.interpreter import patch_once_per_launch
 
+patch_once_per_launch()
 libc = ctypes.CDLL(None, use_errno=True)
 kept = []
 
@@ -48,13 +50,7 @@ def guarded(t, rows_beyond=0):
     assert libc.mprotect(end, mmap.PAGESIZE, 0) == 0
     return new.view(-1, t.shape[-1])
 
-n, m, d, p, rows_beyond = map(int, sys.argv[1:])
-z, x, v, w = problem(n, m, d, p)
-z, v, x, w = guarded(z), guarded(v), guarded(x, rows_beyond), guarded(w, rows_beyond)
-mixture = compiled_form("gaussians", z)
-mixture = mixture._replace(params=guarded(mixture.params))
-
-def run_all():
+def run_all(z, x, v, w, mixture):
     _triton.potential(z, x, w, mixture)
     _triton.potential_grad(z, x, v, w, mixture)
     _triton.tangents(z, x, v, w, mixture, z, x, None)
@@ -62,31 +58,45 @@ def run_all():
     _triton.quadratic_form(z, v, v, mixture)
     _triton.kernel_matrix(z, x, mixture)
 
-run_all()
+def on_tensor_cores(z, x, v, w, mixture):
+    _triton.potential_grad(z, x, v, w, mixture)
+    _triton.quadratic_form(z, v, v, mixture)
+    _triton.potential(z, x, guarded(w.repeat(1, 16)), mixture)
+    _triton.tangents(z, x, v, w, mixture, z, None, None)
+    _triton.tangents(z, x, v, w, mixture, None, x, None)
+
+problems = []
+for sizes in sys.argv[1:]:
+    n, m, d, p, rows_beyond = map(int, sizes.split(","))
+    z, x, v, w = problem(n, m, d, p)
+    z, v, x, w = guarded(z), guarded(v), guarded(x, rows_beyond), guarded(w, rows_beyond)
+    mixture = compiled_form("gaussians", z)
+    problems.append((z, x, v, w, mixture._replace(params=guarded(mixture.params))))
+    run_all(*problems[-1])
 move = launch.by_coordinate
 launch.by_coordinate = lambda points: guarded(move(points))
 launch.Sweep.is_by_point = False
-run_all()
-fused._LEAST_WORK = 0
-_triton.potential_grad(z, x, v, w, mixture)
-_triton.quadratic_form(z, v, v, mixture)
+for case in problems:
+    run_all(*case)
+fused.LEAST_WORK = 0
+for case in problems:
+    on_tensor_cores(*case)
 """
 
 
-def run_guarded(*sizes: int) -> int:
-    command = [sys.executable, "-c", GUARDED, *map(str, sizes)]
+def run_guarded(*sizes: str) -> int:
+    command = [sys.executable, "-c", GUARDED, *sizes]
     return subprocess.run(command, stderr=subprocess.DEVNULL).returncode
 
 
 @on_cpu
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (33, 17, 3, 2), (5, 9, 35, 1)], ids=str)
-def test_reads_stay_inside_the_tensors(sizes):
-    assert run_guarded(*sizes, 0) == 0
+def test_reads_stay_inside_the_tensors():
+    assert run_guarded("1,1,1,1,0", "33,17,3,2,0", "5,9,35,1,0") == 0
 
 
 @on_cpu
 def test_reads_outside_would_be_noticed():
-    assert run_guarded(3, 4, 2, 1, 1) == -signal.SIGSEGV
+    assert run_guarded("3,4,2,1,1") == -signal.SIGSEGV
 
 
 @triton.jit(do_not_specialize=["D", "pitch"])

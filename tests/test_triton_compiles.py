@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,8 +13,8 @@ from tests.triton_baseline import BASELINE, SHARED
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
+FEW_RELOADS = 4  # of the hundreds of instructions of a round
 SPILL_LIMIT = 512  # bytes; more than that, and the tile is wrong for this Triton
-SMALL_SPILL = 16  # bytes
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,11 @@ def test_every_kernel_stays_in_registers(costs):
     assert {label: c["spills"] for label, c in costs.items() if c["spills"] > SPILL_LIMIT} == {}
 
 
-def test_hopper_and_blackwell_spill_nothing(costs):
-    """But for the gradient in 128 dimensions, whose sums take half of the registers."""
-    usual = {k: c for k, c in costs.items() if k.endswith(("sm_90", "sm_100")) and "d=128" not in k}
-    assert {label: c["spills"] for label, c in usual.items() if c["spills"] > SMALL_SPILL} == {}
+@pytest.mark.usefixtures("baseline")  # with an older Triton some do
+def test_loops_on_hopper_and_blackwell_do_not_spill(costs):
+    """What is put aside before a loop and taken up again after it costs nothing."""
+    ours = {k: c.get("reloads", 0) for k, c in costs.items() if k.endswith(("sm_90", "sm_100"))}
+    assert {label: reloads for label, reloads in ours.items() if reloads > FEW_RELOADS} == {}
 
 
 def test_every_kernel_fits_its_gpu(costs):
@@ -60,7 +62,7 @@ def test_what_a_kernel_costs_does_not_grow(costs, baseline):
     grown = {
         (label, name): (c[name], baseline[label][name])
         for label, c in costs.items()
-        for name in ("registers", "spills", "shared", "issued")
+        for name in ("registers", "spills", "shared", "issued", "reloads")
         if (c.get(name) or 0) > (baseline[label].get(name) or 0)
     }
     assert grown == {}, "(now, before); if it is meant, run tests/triton_baseline.py --write"
@@ -71,10 +73,12 @@ def test_the_model_knows_the_code_it_judges(baseline):
 
     assert all(baseline[label]["issued"] > 8 for label in model.COMPILED.values())
     assert model.against_targets().count("\n") == 3 + len(model.TARGETS)
+    assert model.against_separate_sweeps().count("\n") == 1 + len(model.INSTEAD)
 
 
 def test_tensor_cores_are_used_where_they_are_meant_to_be(costs):
-    assert all((c["mma"] > 0) == label.startswith("fused") for label, c in costs.items())
+    meant = re.compile("fused|sides|tangent_.* moves")
+    assert all((c["mma"] > 0) == bool(meant.match(label)) for label, c in costs.items())
 
 
 def test_matrix_and_exponential_instructions_are_those_of_the_baseline(costs, baseline):

@@ -10,14 +10,14 @@ from tests.cases import CLOUDS, DEVICE, assert_as_accurate, compiled_form, probl
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
-from dmmd_kernels._triton import fused, panels, regimes  # noqa: E402
+from dmmd_kernels._triton import fused, panels, regimes, scaling  # noqa: E402
 from dmmd_kernels._triton.float16 import centre_and_scale, split  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def calls(monkeypatch) -> list:
     """Small problems take this way too; returns the rows of the table that were used."""
-    monkeypatch.setattr(fused, "_LEAST_WORK", 0)
+    monkeypatch.setattr(fused, "LEAST_WORK", 0)
     used: list = []
     sweep = fused.sweep
 
@@ -32,7 +32,7 @@ def calls(monkeypatch) -> list:
 @pytest.mark.parametrize("clouds", CLOUDS.values(), ids=CLOUDS.keys())
 @pytest.mark.parametrize("kernel", ["gaussians", "rational_quadratic", "laplace", "energy"])
 def test_value_and_gradient_are_as_accurate_as_differences(clouds, kernel, calls):
-    z, x, v, w = problem(40, 150, 20, 2, clouds=clouds)
+    z, x, v, w = problem(40, 100, 20, 2, clouds=clouds)
     mixture = compiled_form(kernel, z)
     assert_as_accurate("potential_grad", "triton", (z, x, v, w), mixture)
     one = w[:, :1].contiguous()
@@ -66,6 +66,14 @@ def test_a_quadratic_form_takes_the_upper_triangle_once(clouds, skip_diagonal, k
     u, _, v, _ = problem(140, 5, 12, 2, clouds=clouds)
     mixture = compiled_form(kernel, u)
     assert_as_accurate("quadratic_form", "triton", (u, v, v), mixture, skip_diagonal)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("clouds", [CLOUDS["converged"], CLOUDS["digits"]])
+def test_a_quadratic_form_and_its_gradient_are_one_sweep(clouds, calls):
+    u, _, v, _ = problem(70, 5, 12, 2, clouds=clouds)
+    mixture = compiled_form("gaussian", u)
+    assert_as_accurate("quadratic_form_and_grad", "triton", (u, v, v), mixture, True)
     assert len(calls) == 1
 
 
@@ -114,7 +122,7 @@ def test_blocks_of_a_batch_are_computed_as_if_alone():
 
 
 def test_strips_of_columns_add_up(monkeypatch):
-    monkeypatch.setattr(fused, "_LEAST_STRIP", 128)
+    monkeypatch.setattr(scaling, "_LEAST_STRIP", 128)
     z, x, _, w = problem(20, 300, 16)
     assert_as_accurate("potential_and_grad", "triton", (z, x, w), compiled_form("gaussian", z))
 
@@ -184,8 +192,8 @@ def test_panels_are_as_accurate_as_differences(clouds, monkeypatch, request, cal
     monkeypatch.setattr(regimes, "TABLE", table)
     regimes.device_regime.cache_clear()
     request.addfinalizer(regimes.device_regime.cache_clear)
-    z, x, v, w = problem(140, 150, 10, 2, clouds=clouds)
-    mixture = compiled_form("gaussians", z)
+    z, x, v, w = problem(140, 130, 10, 2, clouds=clouds)
+    mixture = compiled_form("gaussian", z)
     one = w[:, :1].contiguous()
     assert_as_accurate("potential_grad", "triton", (z, x, v, w), mixture)
     assert_as_accurate("potential_and_grad", "triton", (z, x, one), mixture)
@@ -206,7 +214,8 @@ def test_the_way_a_call_takes_can_be_asked(d, grad, kind, monkeypatch):
 def test_the_table_covers_every_dimension_on_every_gpu():
     for shared, sm in ((101376, 89), (166912, 80), (232448, 90), (232448, 100), (101376, 120)):
         for d in (0, 1, 8, 9, 64, 65, 200, 10**6):
-            for grad in (False, True):
-                row = regimes.regime(d, grad=grad, shared=shared, sm=sm)
+            tables = (regimes.SIDES, False), (regimes.TANGENTS, True)
+            for table, grad in ((regimes.TABLE, False), (regimes.TABLE, True), *tables):
+                row = regimes.regime(d, grad=grad, shared=shared, sm=sm, table=table)
                 assert d <= row.d
                 assert row.shared <= shared

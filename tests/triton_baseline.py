@@ -4,18 +4,19 @@
     python tests/triton_baseline.py --write    make what is measured now the new baseline
 
 The ops themselves are called, with the launch replaced by a recording of its arguments, so what is
-compiled is what a call would launch. Needs Triton, and no GPU. Registers and spills are ptxas's.
+compiled is what a call would launch. Needs Triton, and no GPU. Registers, and bytes on the stack,
+which are those of spilled registers, are what the compiled code says of itself.
 """
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 
 ARCHITECTURES = (90, 100)  # for every case; the others for the case that stands for its kind
@@ -23,7 +24,7 @@ OTHERS = (80, 89, 120, "gfx942")
 # Bytes of shared memory a program may have.
 SHARED = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376, "gfx942": 65536}
 BASELINE = Path(__file__).with_suffix(".json")
-_LARGE = (8192, 8192)  # points: enough for every sweep to take the way of large clouds
+_LARGE = (512, 512)  # points: enough for every sweep to take the way of large clouds
 _SMALL = (5, 7)
 
 
@@ -67,19 +68,36 @@ def cases() -> Iterator[tuple[str, object, dict]]:
             yield from launches(f"gaussian grad d={d}", "potential_grad", z, x, None, w, gaussian)
     z, x, v, w = clouds(64, p=2)
     yield from launches("gaussian form d=64", "quadratic_form", z, v, v, gaussian, True)
+    yield from launches("gaussian grad d=64 p=2", "potential_grad", z, z, v, v, gaussian, True)
+    form_and_grad = "quadratic_form_and_grad"
+    yield from launches("gaussian form, grad d=64", form_and_grad, z, v, v, gaussian, True)
     z, x, v, w = clouds(64)
     yield from launches("bank both d=64", "potential_and_grad", z, x, w, bank)
     yield from mixtures(z, x, w)
-    z, x, v, w = clouds(512, sizes=(1024, 1024))
+    z, x, v, w = clouds(512)
     yield from launches("gaussian value d=512", "potential", z, x, w, gaussian)
     yield from launches("gaussian grad d=512", "potential_grad", z, x, None, w, gaussian)
+    for d in (64, 128):
+        points = clouds(d)
+        moving = (points[0], None, None)
+        yield from launches(f"gaussian z moves d={d}", "tangents", *points, gaussian, *moving)
+    points = clouds(64)
+    moving = (None, points[1], None)
+    yield from launches("gaussian x moves d=64", "tangents", *points, gaussian, *moving)
+    for d in (2, 64, 512):
+        z, x, _, w = clouds(d, p=64)
+        yield from launches(f"gaussian d={d} p=64", "potential", z, x, w, gaussian)
     z, x, v, w = clouds(64)
     high = dict(precision="high")
     yield from launches("gaussian high d=64", "potential_grad", z, x, None, w, gaussian, **high)
 
 
 def mixtures(z, x, w) -> Iterator[tuple[str, object, dict]]:
-    """Those of numbers, which share exponentials and take roots."""
+    """Those of numbers, which share exponentials and take roots. Near pairs meet them elsewhere."""
+    yield from (case for case in all_of_mixtures(z, x, w) if case[0].startswith("fused"))
+
+
+def all_of_mixtures(z, x, w) -> Iterator[tuple[str, object, dict]]:
     import dmmd_kernels as dk
 
     octaves = dk.mixture([dk.gaussian(2**l) for l in range(5)]).lower(z).mixtures[0]
@@ -105,7 +123,10 @@ def launches(label: str, op: str, *arguments, **options) -> Iterator[tuple[str, 
         yield f"{jit_kernel.__name__.strip('_')} {label}", jit_kernel, values
 
 
-def stands_for_its_kind(label: str) -> bool:
+def is_worth_compiling(label: str, arch: int | str) -> bool:
+    """On GPUs other than sm_90."""
+    if arch == 100:
+        return not re.search("half octaves|(octaves|tail) value|octaves grad", label)
     return label in (
         "potential_grad_kernel gaussian d=2",
         "fused_kernel gaussian value d=64",
@@ -134,7 +155,7 @@ def compiled(jit_kernel, values: dict, arch: int | str):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from dmmd_kernels._triton import fused
+    from dmmd_kernels._triton import regimes
 
     pointers = {
         torch.float32: "*fp32",
@@ -145,7 +166,7 @@ def compiled(jit_kernel, values: dict, arch: int | str):
     constant = {p.name for p in jit_kernel.params if p.is_constexpr}
     aligned = {p.name for p in jit_kernel.params if not p.do_not_specialize}
     if "VIA_HISTOGRAM" in values:
-        detour = isinstance(arch, int) and fused.via_histogram(arch)
+        detour = isinstance(arch, int) and regimes.via_histogram(arch)
         values = values | {"VIA_HISTOGRAM": detour}
     signature, constants, attributes = {}, {}, {}
     for index, name in enumerate(jit_kernel.arg_names):
@@ -174,27 +195,29 @@ def cost(jit_kernel, values: dict, arch: int | str) -> dict:
     wide = bool(re.search(r"arith\.muli .*: (?:tensor<[^>]*)?i64", result.asm["ttir"]))
     if isinstance(arch, str):
         return amd_cost(result.asm["amdgcn"], result.metadata.shared) | {"wide_offsets": wide}
-    ptx = result.asm["ptx"]
-    report = assembled(ptx, arch)
-    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
+    ptx, cubin = result.asm["ptx"], result.asm["cubin"]
+    usage = tool("cuobjdump", "-res-usage", cubin=cubin)
+    ex2 = len(re.findall(r"\bex2\.approx", ptx))
+    mma = len(re.findall(r"\b(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", ptx))
     return {
-        "registers": int(re.search(r"Used (\d+) registers", report)[1]),
-        "spills": sum(map(int, spills)),
+        "registers": int(re.search(r"REG:(\d+)", usage)[1]),
+        "spills": int(re.search(r"STACK:(\d+)", usage)[1]),
         "shared": result.metadata.shared,
-        "mma": len(re.findall(r"\b(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", ptx)),
-        "ex2": len(re.findall(r"\bex2\.approx", ptx)),
+        "mma": mma,
+        "ex2": ex2,
         "wide_offsets": wide,
-        "issued": issued_per_pair(result.asm["cubin"], values),
+        **(per_pair(cubin, values, mma > 0) if ex2 else {}),
     }
 
 
-def issued_per_pair(cubin: bytes, values: dict) -> float | None:
-    """Instructions of the loop over tiles, by the pairs of a tile that a thread has.
+def per_pair(cubin: bytes, values: dict, on_tensor_cores: bool) -> dict:
+    """Instructions of the loop over tiles, by the pairs of a tile that a thread has; and how many
+    of a round move spilled registers. Others do so before the loop or after it.
 
     The loop is the smallest one around most exponentials. What a branch can jump over (near pairs,
-    the diagonal) is seldom run and left out. None for a kernel without such a loop.
+    the diagonal) is seldom run and left out. Nothing for a kernel without such a loop.
     """
-    lines = disassembled(cubin).splitlines()
+    lines = tool("nvdisasm", "-c", cubin=cubin).splitlines()
     labels = {line[:-1].strip(): at for at, line in enumerate(lines) if line.startswith(".L")}
     exps = lambda first, last: sum("MUFU.EX2" in line for line in lines[first:last])
     loops = []
@@ -204,14 +227,19 @@ def issued_per_pair(cubin: bytes, values: dict) -> float | None:
         if first < at and 2 * exps(first, at) > exps(0, len(lines)):
             loops.append(lines[first:at])
     if not loops:
-        return None
-    count = len(_always_run(min(loops, key=len)))
+        return {}
+    kept = _always_run(min(loops, key=len), on_tensor_cores)
     pairs = values["BLOCK_N"] * values["BLOCK_M"] / (32 * values["num_warps"])
-    return round(count / pairs, 1)
+    moved = sum(bool(re.search(r"\b(STL|LDL)\b", line)) for line in kept)
+    return {"issued": round(len(kept) / pairs, 1), "reloads": moved}
 
 
-def _always_run(lines: list[str]) -> list[str]:
-    """The instructions that no branch forward can jump over; a loop that is jumped over counts."""
+def _always_run(lines: list[str], on_tensor_cores: bool) -> list[str]:
+    """The instructions that no branch forward can jump over.
+
+    A loop that is jumped over counts, as it may have no rounds; on tensor cores it is for near
+    pairs, and does not.
+    """
     labels = {line.strip()[:-1]: at for at, line in enumerate(lines) if line.startswith(".L")}
     jumps = [
         (at, labels[target[1]])
@@ -225,19 +253,20 @@ def _always_run(lines: list[str]) -> list[str]:
         if re.match(r"\s+/\*[0-9a-f]{4,}\*/", line):
             kept.append(line)
         end = next((to for source, to in jumps if source == at and to > at), 0)
-        if not any(at < to < source < end for source, to in jumps):
+        if on_tensor_cores or not any(at < to < source < end for source, to in jumps):
             until = end
     return kept
 
 
-def disassembled(cubin: bytes) -> str:
+def tool(name: str, option: str, *, cubin: bytes) -> str:
+    """What a tool that comes with Triton, or else with CUDA, says about this code."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(tool), "-c", file.name]
+        command = [str(path) if path.exists() else name, option, file.name]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -252,43 +281,30 @@ def amd_cost(assembly: str, shared: int) -> dict:
     }
 
 
-def assembled(ptx: str, arch: int) -> str:
-    """What ptxas says about this code: of those that come with Triton, the first to accept it."""
-    import triton
-
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    names = ["ptxas", "ptxas-blackwell"] if arch < 100 else ["ptxas-blackwell", "ptxas"]
-    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "kernel.ptx")
-        file.write_text(ptx)
-        # The second option is Triton's own since 3.9; an older ptxas does not know it.
-        for tool, extra in product(names, (["--regAllocOptLevel=2"], [])):
-            if not (tools / tool).exists():
-                continue
-            command = [tools / tool, "-v", *extra, f"--gpu-name={target}", file]
-            done = subprocess.run(
-                [*map(str, command), "-o", f"{file}.cubin"], capture_output=True, text=True
-            )
-            if done.returncode == 0:
-                return done.stdout + done.stderr
-    raise RuntimeError(f"no ptxas of {names} accepts this code: {done.stdout}{done.stderr}")
-
-
 def measure(architectures: tuple = (*ARCHITECTURES, *OTHERS)) -> dict:
-    """The costs of all cases, once where two would compile the same code."""
+    """The costs of all cases, once where two would compile the same code; all processors at it."""
     import triton
 
-    costs, seen = {}, set()
+    seen = set()
     for arch in architectures:
         for label, jit_kernel, values in cases_of(arch):
             key = (arch, jit_kernel.__name__, form(jit_kernel, values))
-            if key in seen or (arch in OTHERS and not stands_for_its_kind(label)):
+            if key in seen or (arch != 90 and not is_worth_compiling(label, arch)):
                 continue
             seen.add(key)
             name = arch if isinstance(arch, str) else f"sm_{arch}"
-            costs[f"{label} {name}"] = cost(jit_kernel, values, arch)
-    return {"triton": triton.__version__, "costs": costs}
+            _tasks[f"{label} {name}"] = (jit_kernel, values, arch)
+    workers = len(os.sched_getaffinity(0))
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        costs = pool.map(_cost_of, _tasks, chunksize=1)
+    return {"triton": triton.__version__, "costs": dict(zip(_tasks, costs, strict=True))}
+
+
+_tasks: dict[str, tuple] = {}  # a Triton kernel cannot be sent to a process, but one forked has it
+
+
+def _cost_of(label: str) -> dict:
+    return cost(*_tasks[label])
 
 
 def cases_of(arch: int | str) -> Iterator[tuple[str, object, dict]]:
@@ -296,12 +312,15 @@ def cases_of(arch: int | str) -> Iterator[tuple[str, object, dict]]:
     from dmmd_kernels._triton import fused, regimes
 
     kind = {"shared": SHARED[arch], "sm": arch if isinstance(arch, int) else 0}
-    before = fused.device_regime
-    fused.device_regime = lambda d, grad, device: regimes.regime(d, grad=grad, **kind)
+    before = regimes.device_regime, fused.LEAST_WORK
+    regimes.device_regime = lambda d, grad, device, table=None: regimes.regime(
+        d, grad=grad, table=table, **kind
+    )
+    fused.LEAST_WORK = 0
     try:
         yield from cases()
     finally:
-        fused.device_regime = before
+        regimes.device_regime, fused.LEAST_WORK = before
 
 
 def form(jit_kernel, values: dict) -> str:

@@ -20,7 +20,12 @@ else:
     from dmmd_kernels._triton.pairwise import potential, potential_and_grad, potential_grad
     from dmmd_kernels._triton.profile import code, shortcuts
     from dmmd_kernels._triton.second_order import tangents
-    from dmmd_kernels._triton.sums import params_grad, quadratic_form
+    from dmmd_kernels._triton.sums import (
+        params_grad,
+        quadratic_form,
+        quadratic_form_and_grad,
+        quadratic_form_and_grads,
+    )
 
 __all__ = [
     "kernel_matrix",
@@ -29,6 +34,7 @@ __all__ = [
     "potential_and_grad",
     "potential_grad",
     "quadratic_form",
+    "quadratic_form_and_grad",
     "quadratic_form_and_grads",
     "regime",
     "row_sums",
@@ -40,19 +46,6 @@ __all__ = [
 
 READS_VECTORS = False
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def quadratic_form_and_grads(
-    u: Tensor,
-    v: Tensor,
-    w: Tensor,
-    kernel: Mixture,
-    skip_diagonal: bool = False,
-    precision: str = "highest",
-) -> tuple[Tensor, Tensor, Tensor]:
-    s = quadratic_form(u, v, w, kernel, skip_diagonal, precision)
-    g = potential_grad(u, u, v, w, kernel, skip_diagonal, precision)
-    return s, 2 * g, params_grad(u, u, v, w, kernel, skip_diagonal, precision)
 
 
 def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | None:

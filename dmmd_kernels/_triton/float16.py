@@ -69,13 +69,24 @@ def _split_kernel(
 
 
 def centre_and_scale(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(…, 1, d) and (…, 1, 1), float32. NaN where a point is not finite."""
+    """The centre, (…, 1, d), NaN where a point of x is not finite; the scale, (…, 1, 1)."""
+    centre, reach = centre_and_reach(z, x)
+    return centre, towards_2_14(reach)
+
+
+def centre_and_reach(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The centre, and the largest distance from it along a coordinate, NaN where not finite."""
     centre = x.float().mean(-2, keepdim=True)
     reach = (x - centre).abs().amax((-2, -1), keepdim=True)
     if z is not x:
         reach = torch.maximum(reach, (z - centre).abs().amax((-2, -1), keepdim=True))
-    exponent = 14 - torch.frexp(reach).exponent  # 2^exponent, exactly: its bits
-    return centre, ((127 + exponent).clamp(1, 254) << 23).int().view(torch.float32)
+    return centre, reach
+
+
+def towards_2_14(reach: Tensor) -> Tensor:
+    """The power of two that brings `reach` just below 2¹⁴."""
+    exponent = 14 - torch.frexp(reach).exponent
+    return ((127 + exponent).clamp(1, 254) << 23).int().view(torch.float32)  # its bits
 
 
 def split(points: Tensor, centre: Tensor, scale: Tensor, width: int, passes: int) -> Halves:

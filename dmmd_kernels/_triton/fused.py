@@ -11,20 +11,20 @@ import torch
 import triton
 from torch import Tensor
 
-from dmmd_kernels._triton.float16 import ROWS, centre_and_scale, split
-from dmmd_kernels._triton.launch import ENOUGH_PROGRAMS, batch, quiet
+from dmmd_kernels._triton import regimes
+from dmmd_kernels._triton.float16 import centre_and_scale, split
+from dmmd_kernels._triton.launch import batch, quiet
 from dmmd_kernels._triton.near import near_kernel
 from dmmd_kernels._triton.panels import PANEL, Panels, panel_kernel
 from dmmd_kernels._triton.profile import ROOTS, SQUARED, shortcuts
-from dmmd_kernels._triton.regimes import Regime, architecture, device_regime
+from dmmd_kernels._triton.regimes import Regime, architecture, via_histogram
+from dmmd_kernels._triton.scaling import over_strips, padded, scaled, step, strip_of
 from dmmd_kernels._triton.tensor_cores import CAPACITY, fused_kernel
 from dmmd_kernels._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
-_SMOOTH = {"gaussian", "rational_quadratic", "imq", "square_distance"}
-_LEAST_STRIP = 1024  # columns that are worth a program of their own
-_FEW_COMPONENTS = 2
-_LEAST_WORK = 2**29  # pairs times d; below, preparing the clouds takes longer than differences
+FEW_COMPONENTS = 2
+LEAST_WORK = 2**29  # pairs times d; below, preparing the clouds takes longer than differences
 
 
 def chosen(
@@ -36,17 +36,17 @@ def chosen(
     """
     (n, d), m = z.shape[-2:], x.shape[-2]
     blocks = prod(batch(z, x, kernel.params))
-    suits = kernel.is_radial and p <= 2 and blocks * n * m * d >= _LEAST_WORK
-    row = device_regime(d if suits else 0, grad, z.device)
+    suits = kernel.is_radial and p <= 2 and blocks * n * m * d >= LEAST_WORK
+    row = regimes.device_regime(d if suits else 0, grad, z.device)
     if both:  # needs more registers than what is tuned
-        is_crowded = len(kernel.names) > _FEW_COMPONENTS and row.kind == "fused"
+        is_crowded = len(kernel.names) > FEW_COMPONENTS and row.kind == "fused"
         return replace(row, columns=16) if is_crowded else row
-    if row.kind == "fused" and _independent(kernel) > _FEW_COMPONENTS:
+    if row.kind == "fused" and independent(kernel) > FEW_COMPONENTS:
         row = replace(row, columns=16 if grad else 32)  # components need registers of their own
     return faster(row, shortcuts(kernel), z.device)
 
 
-def _independent(kernel: Mixture) -> int:
+def independent(kernel: Mixture) -> int:
     """Components that are no powers of others."""
     codes = shortcuts(kernel).to_bytes(len(kernel.names), "little")
     return sum(not SQUARED.value < code < ROOTS.value for code in codes)
@@ -80,10 +80,9 @@ def sweep(
     centre, scale = (t.expand(*block, *t.shape[-2:]).contiguous() for t in centre_and_scale(z, x))
     halves_z = split(z, centre, scale, width, passes)
     halves_x = halves_z if z is x else split(x, centre, scale, width, passes)
-    may_stay = _SMOOTH.issuperset(kernel.names) and not wants_g
-    scaled, floor = _scaled(params, scale, row.near if may_stay else 0.0)
+    table, floor = scaled(kernel, scale, row.near, grad=wants_g)
     programs = halves_z.rows // row.rows
-    strip = PANEL if row.kind == "panels" else _strip(m, programs * blocks)
+    strip = PANEL if row.kind == "panels" else strip_of(m, programs * blocks)
     strips = triton.cdiv(m, strip)
     make = lambda *shape, dtype=torch.float32: z.new_zeros(*shape, dtype=dtype)
     f = make(strips, *block, n) if wants_f else None
@@ -94,21 +93,21 @@ def sweep(
     )
     pairs = dict(
         n=n, m=m, n_rows=halves_z.rows, m_rows=halves_x.rows, blocks=blocks, P=p,
-        v_ptr=None if v is None else _padded(v, halves_z.rows, block),
-        w_ptr=_padded(w, halves_x.rows, block),
+        v_ptr=None if v is None else padded(v, halves_z.rows, block),
+        w_ptr=padded(w, halves_x.rows, block),
         f_ptr=f, list_ptr=listed, count_ptr=count, PROFILES=shortcuts(kernel),
         L=len(kernel.names), SKIP=skip_diagonal, SYMMETRIC=is_symmetric, BLOCK_N=row.rows,
     )  # fmt: skip
     far = dict(
-        z_half_ptr=halves_z.half, x_half_ptr=halves_x.half, params_ptr=scaled,
-        params_step=_step(scaled), floor_ptr=floor, NEAR=row.near, PASSES=passes,
+        z_half_ptr=halves_z.half, x_half_ptr=halves_x.half, params_ptr=table,
+        params_step=step(table), floor_ptr=floor, NEAR=row.near, PASSES=passes,
         VIA_HISTOGRAM=via_histogram(architecture(z.device)), BLOCK_M=row.columns,
         num_warps=row.warps, num_stages=row.stages, enable_fp_fusion=True,
     )  # fmt: skip
     near = dict(
-        z_ptr=z, x_ptr=x, z_step=_step(z), x_step=_step(x), params_ptr=params,
-        params_step=_step(params), D=d, g_width=width, strip=strip,
-        BLOCK_M=8 if len(kernel.names) > _FEW_COMPONENTS else 16, g_ptr=g,
+        z_ptr=z, x_ptr=x, z_step=step(z), x_step=step(x), params_ptr=params,
+        params_step=step(params), D=d, g_width=width, strip=strip,
+        BLOCK_M=8 if len(kernel.names) > FEW_COMPONENTS else 16, g_ptr=g,
         num_warps=triton.cdiv(row.rows, 32), enable_fp_fusion=True,
     )  # fmt: skip
     with quiet(fused_kernel):
@@ -123,8 +122,8 @@ def sweep(
             if passes == 3:
                 near_kernel[(programs * blocks, strips)](base=0, **pairs, **near)
     return (
-        None if f is None else _total(f)[..., None],
-        None if g is None else _total(g)[..., :d],
+        None if f is None else over_strips(f)[..., None],
+        None if g is None else over_strips(g)[..., :d],
     )
 
 
@@ -160,44 +159,3 @@ def _run_panels(panels: Panels, pairs: dict, far: dict, near: dict, scale: Tenso
         if pairs["v_ptr"] is not None and pairs["P"] == 1:
             far_sum = far_sum * pairs["v_ptr"].view(blocks, rows)[:, :n, None]
         g += far_sum.view(g.shape)
-
-
-def _scaled(params: Tensor, scale: Tensor, near: float) -> tuple[Tensor, Tensor]:
-    """The parameters for q/2 of scaled points, and the q/2 that a kernel cannot tell from zero.
-
-    Where s (|z|² + |x|²) is below 8, s q errs by less than 8 roundings of 1: near pairs may stay.
-    Not with laplace and energy, which tell all distances apart, nor in gradients: what such a pair
-    adds there, c (z - x), is told from zero however small it is. Then `near` is 0.
-    """
-    unit = (2 / scale.square())[..., 0]
-    columns = torch.broadcast_tensors(params[..., 0], params[..., 1] * unit, params[..., 2])
-    scaled = torch.stack(columns, -1)
-    floor = 8 * near / scaled[..., 1].amax(-1)
-    return scaled, floor.expand(scale.shape[:-2]).contiguous()
-
-
-def _strip(m: int, programs: int) -> int:
-    wanted = triton.cdiv(ENOUGH_PROGRAMS, max(programs, 1))
-    return triton.cdiv(max(triton.cdiv(m, wanted), _LEAST_STRIP), ROWS) * ROWS
-
-
-def _padded(columns: Tensor, rows: int, block: tuple[int, ...]) -> Tensor:
-    """(…, n, p) as float32 (*block, p, rows), zero beyond n."""
-    padded = columns.new_zeros(*block, columns.shape[-1], rows, dtype=torch.float32)
-    padded[..., : columns.shape[-2]] = columns.mT
-    return padded
-
-
-def _step(t: Tensor) -> int:
-    return t.shape[-2] if t.ndim == 3 else 0
-
-
-def _total(partial: Tensor) -> Tensor:
-    """The sum over the strips, in a fixed order."""
-    return partial[0] if len(partial) == 1 else partial.sum(0, dtype=torch.float64).float()
-
-
-def via_histogram(arch: int) -> bool:
-    """Whether Triton's compiler needs the detour of tensor_cores.py for the GPU sm_<arch>."""
-    version = tuple(map(int, triton.__version__.split(".")[:2]))
-    return version < (3, 9) and 100 <= arch < 120

@@ -108,7 +108,10 @@ def tangent_slope(q, q_dot, params_ptr, c_ptr, PROFILES: tl.constexpr, L: tl.con
     for l in tl.static_range(L):
         lam, s, a = component(params_ptr, l)
         t = s * q
-        p_tt = psi_tt(t, a, (PROFILES >> (8 * l)) % 256)
+        if (PROFILES >> (8 * l)) % 256 == GAUSSIAN:  # the exponential of `slope`, and not another
+            p_tt = _exponential(q, q, params_ptr + 3 * l, GAUSSIAN)
+        else:
+            p_tt = psi_tt(t, a, (PROFILES >> (8 * l)) % 256)
         k_q_dot += (lam * s * s) * p_tt * q_dot
         if c_ptr is not None:
             lam_dot, s_dot, a_dot = component(c_ptr, l)

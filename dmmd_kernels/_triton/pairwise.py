@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton import fused
+from dmmd_kernels._triton import fused, sides
 from dmmd_kernels._triton.direct import (
     accumulate,
     add,
@@ -107,7 +107,8 @@ def _potential_grad_kernel(
         c = coefficients(v_ptr, w_ptr, rows, cols, m, P, n_pitch, m_pitch, RANK, GATHER)
         pull = keep(c * slope(q, params_ptr, PROFILES, L), rows, cols, SKIP)
         if f_ptr is not None:
-            f, lost = add(f, lost, tl.sum(c * value(q, params_ptr, PROFILES, L), axis=0))
+            k = keep(c * value(q, params_ptr, PROFILES, L), rows, cols, SKIP)
+            f, lost = add(f, lost, tl.sum(k, axis=0))
         if RADIAL:
             pull *= 2
         if IN_REGISTERS:
@@ -147,6 +148,8 @@ def potential(
     precision: str = "highest",
 ) -> Tensor:
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
+    if many := sides.chosen(z, x, p, kernel):
+        return sides.potential_of_sides(z, x, w, kernel, many, skip_diagonal).to(z.dtype)
     row = fused.chosen(z, x, p, kernel, grad=False)
     if row.kind != "direct" and p == 1:
         f, _ = fused.sweep(
@@ -154,13 +157,13 @@ def potential(
             skip_diagonal=skip_diagonal, precision=precision, wants_f=True,
         )  # fmt: skip
         return f.to(z.dtype)
-    sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
+    at_once = min(triton.next_power_of_2(max(p, 1)), _SIDES)
     tile = Tile(row.columns, row.warps) if p == 1 and row.kind == "direct" else _NARROW
     sweep = Sweep(n, m, d, batch(z, x, w, kernel.params), tile)
     f = sweep.partial(z, n, p)
     sweep.run(
         _potential_kernel, kernel, dict(z=z, x=x, w=w), dict(f=f),
-        columns=p, axis=triton.cdiv(p, sides), SKIP=skip_diagonal, SIDES=sides,
+        columns=p, axis=triton.cdiv(p, at_once), SKIP=skip_diagonal, SIDES=at_once,
         PROFILES=shortcuts(kernel),
     )  # fmt: skip
     return sweep.total(f).to(z.dtype)
@@ -175,24 +178,25 @@ def potential_grad(
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> Tensor:
-    return _grad(z, x, v, w, kernel, skip_diagonal, precision, wants_f=False)[1]
+    return gradient(z, x, v, w, kernel, skip_diagonal, precision)[1].to(z.dtype).contiguous()
 
 
 def potential_and_grad(
     z: Tensor, x: Tensor, w: Tensor, kernel: Mixture, precision: str = "highest"
 ) -> tuple[Tensor, Tensor]:
-    return _grad(z, x, None, w, kernel, False, precision, wants_f=True)
+    f, g = gradient(z, x, None, w, kernel, False, precision, wants_f=True)
+    return f.to(z.dtype), g.to(z.dtype).contiguous()
 
 
-def _grad(z, x, v, w, kernel, skip_diagonal, precision, *, wants_f):
+def gradient(z, x, v, w, kernel, skip_diagonal, precision, *, wants_f=False):
+    """(f[i] = Σⱼ c_ij K_ij (…, n, 1) or None, g[i] = Σⱼ c_ij ∇_z K_ij (…, n, d)) in float32."""
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
     row = fused.chosen(z, x, p, kernel, grad=True, both=wants_f)
     if row.kind != "direct":
-        f, g = fused.sweep(
+        return fused.sweep(
             z, x, v, w, kernel, row,
             skip_diagonal=skip_diagonal, precision=precision, wants_f=wants_f, wants_g=True,
         )  # fmt: skip
-        return None if f is None else f.to(z.dtype), g.to(z.dtype).contiguous()
     tile = Tile(row.columns, row.warps)
     sweep = Sweep(n, m, d, batch(z, x, v, w, kernel.params), tile)
     f = sweep.partial(z, n, 1) if wants_f else None
@@ -202,4 +206,4 @@ def _grad(z, x, v, w, kernel, skip_diagonal, precision, *, wants_f):
         columns=p, SKIP=skip_diagonal, IN_REGISTERS=d == sweep.unroll,
         SLOTS=triton.next_power_of_2(sweep.unroll), PROFILES=shortcuts(kernel),
     )  # fmt: skip
-    return None if f is None else sweep.total(f).to(z.dtype), sweep.total_points(g).to(z.dtype)
+    return None if f is None else sweep.total(f), sweep.total_points(g)

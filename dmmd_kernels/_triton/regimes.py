@@ -3,6 +3,8 @@
     direct   differences, a row per lane                       direct.py, pairwise.py
     fused    tensor cores, sums in registers                   tensor_cores.py, near.py
     panels   a library product per panel, fused with the rest  panels.py
+    sides    many right-hand sides, a product on tensor cores  sides.py
+    tiles    second order on tensor cores                      tangent_tiles.py
 
 Rows are tried in order; the first that covers d, does what is asked and fits the GPU's shared
 memory is taken. No entry depends on n or m."""
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import triton
 
 LARGEST = 2**31  # no limit on d
 
@@ -37,6 +40,7 @@ class Regime:
     newest: int = 999
 
 
+Table = tuple[Regime, ...]
 _HOPPER = dict(oldest=90, newest=90)  # whose tensor cores read both factors from shared memory
 
 
@@ -67,12 +71,36 @@ TABLE = (
     Regime("panels", d=LARGEST, grad=True, rows=64, columns=16),
 )
 
+# For many right-hand sides.
+SIDES = (
+    Regime("direct", 8, grad=False, rows=64, columns=64),
+    Regime("sides", 16, grad=False, rows=64, columns=64, stages=2, near=1 / 16, shared=42 << 10),
+    Regime("sides", 32, grad=False, rows=64, columns=64, stages=2, near=1 / 8, shared=58 << 10),
+    Regime("sides", 64, grad=False, rows=64, columns=64, stages=2, shared=98 << 10),
+    Regime(
+        "sides", LARGEST, grad=False, rows=64, columns=64, shared=90 << 10, oldest=90, newest=119
+    ),
+    Regime("sides", LARGEST, grad=False, rows=64, columns=32, shared=66 << 10),
+    Regime("direct", LARGEST, grad=False, rows=64, columns=64),
+)
 
-def regime(d: int, *, grad: bool, shared: int = LARGEST, sm: int = 90) -> Regime:
+# For second order where one cloud moves.
+TANGENTS = (
+    Regime("direct", 8, grad=True, columns=8),
+    Regime("tiles", 16, grad=True, rows=64, columns=32, near=1 / 16, shared=42 << 10),
+    Regime("tiles", 32, grad=True, rows=64, columns=32, near=1 / 8, shared=58 << 10),
+    Regime("tiles", 256, grad=True, rows=64, columns=32, shared=90 << 10),
+    Regime("direct", LARGEST, grad=True, columns=8),
+)
+
+
+def regime(
+    d: int, *, grad: bool, shared: int = LARGEST, sm: int = 90, table: Table | None = None
+) -> Regime:
     """The first row that covers d, on a GPU sm_<sm> with `shared` bytes of shared memory."""
     return next(
         row
-        for row in TABLE
+        for row in table or TABLE
         if d <= row.d
         and row.grad == grad
         and row.shared <= shared
@@ -81,12 +109,12 @@ def regime(d: int, *, grad: bool, shared: int = LARGEST, sm: int = 90) -> Regime
 
 
 @cache
-def device_regime(d: int, grad: bool, device: torch.device) -> Regime:
+def device_regime(d: int, grad: bool, device: torch.device, table: Table | None = None) -> Regime:
     """The same for a device; Triton's interpreter is taken for an sm_90 without limits."""
     if device.type != "cuda":
-        return regime(d, grad=grad)
+        return regime(d, grad=grad, table=table)
     shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-    return regime(d, grad=grad, shared=shared, sm=architecture(device))
+    return regime(d, grad=grad, shared=shared, sm=architecture(device), table=table)
 
 
 def architecture(device: torch.device) -> int:
@@ -95,3 +123,9 @@ def architecture(device: torch.device) -> int:
         return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def via_histogram(arch: int) -> bool:
+    """Whether Triton's compiler needs the detour of tensor_cores.py for the GPU sm_<arch>."""
+    version = tuple(map(int, triton.__version__.split(".")[:2]))
+    return version < (3, 9) and 100 <= arch < 120

@@ -5,10 +5,14 @@ sweep over the pairs, and g[i] = Σⱼ c_ij ∇_z K̇_ij from a second one: toge
 registers than a thread has. The directions a of z, b of x and c of the parameters may be absent.
 """
 
+from math import prod
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmmd_kernels._triton import fused, regimes
 from dmmd_kernels._triton.direct import (
     accumulate,
     add,
@@ -23,13 +27,20 @@ from dmmd_kernels._triton.direct import (
     place,
     table_of_block,
 )
-from dmmd_kernels._triton.launch import Sweep, Tile, batch
+from dmmd_kernels._triton.float16 import Halves
+from dmmd_kernels._triton.launch import Sweep, Tile, batch, quiet
 from dmmd_kernels._triton.mixture import component, slope, tangent_slope, tangent_value, theta_dot
+from dmmd_kernels._triton.near_tiles import frame
+from dmmd_kernels._triton.profile import code
+from dmmd_kernels._triton.regimes import TANGENTS, Regime, architecture, via_histogram
+from dmmd_kernels._triton.scaling import over_strips, padded, step, strip_of
 from dmmd_kernels._triton.sums import parameter_sums
+from dmmd_kernels._triton.tangent_tiles import tangent_grad_kernel, tangent_sums_kernel
 from dmmd_kernels.kernels import Mixture
 
 _TILE = Tile(columns=16)
 _NARROW = Tile(columns=8)  # where a pair has many values
+_LONGEST_STRIP = 8192  # columns: the sums of their tiles are added in float32
 _SIDES = 8  # right-hand sides per program, at most
 _SIZES = [
     "n", "m", "D", "P", "blocks", "strip", "n_pitch", "m_pitch",
@@ -166,6 +177,10 @@ def tangents(
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor, Tensor]:
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
+    row = _chosen(z, x, p, kernel, a, b)
+    if row.kind == "tiles":
+        f, g, q = tangents_of_tiles(z, x, v, w, kernel, a, b, c, row, skip_diagonal)
+        return f.to(z.dtype), g.to(z.dtype).contiguous(), q.to(kernel.params.dtype)
     block = batch(z, x, v, w, kernel.params, a, b, c)
     count = 3 * len(kernel.names)
     sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
@@ -184,3 +199,60 @@ def tangents(
     g = sweep.partial_points(z, d)
     sweep.run(_tangent_grad_kernel, kernel, clouds, dict(c=c, g=g), columns=p, SKIP=skip_diagonal)
     return f, sweep.total_points(g).to(z.dtype), parameter_sums(q, kernel)
+
+
+def _chosen(
+    z: Tensor, x: Tensor, p: int, kernel: Mixture, a: Tensor | None, b: Tensor | None
+) -> Regime:
+    """Tiles take one column of coefficients, one moving cloud, and enough pairs to pay."""
+    (n, d), m = z.shape[-2:], x.shape[-2]
+    work = 2 * d * n * m * prod(batch(z, x, kernel.params, a, b))
+    suits = kernel.is_radial and p == 1 and (a is None) != (b is None)
+    suits = suits and work >= fused.LEAST_WORK
+    return regimes.device_regime(d if suits else 0, True, z.device, TANGENTS)
+
+
+def tangents_of_tiles(
+    z: Tensor, x: Tensor, v: Tensor | None, w: Tensor, kernel: Mixture,
+    a: Tensor | None, b: Tensor | None, c: Tensor | None, row: Regime, skip_diagonal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """f (…, n, 1), g (…, n, d) and the parameters' (…, L, 3) in float32; one of a and b is None."""
+    n, m, count = z.shape[-2], x.shape[-2], len(kernel.names)
+    block = batch(z, x, v, w, kernel.params, a, b, c)
+    both = frame(z, x, block)
+    direction, up = both.direction(a if b is None else b)
+    along = _along(both.z if b is None else both.x, direction)
+    table, floor = both.table(kernel, row.near, grad=True)
+    ones = torch.ones_like(up)
+    by_parameter = torch.cat([ones, 2 / both.unit.square(), ones], -1)
+
+    blocks = block[0] if block else 1
+    programs = both.z.rows // row.rows * blocks
+    strip = min(strip_of(m, programs), _LONGEST_STRIP)
+    new = lambda make, *shape: make(triton.cdiv(m, strip), *block, *shape, dtype=torch.float32)
+    f, q = new(z.new_empty, n), new(z.new_empty, 3 * count, both.z.rows)
+    g = new(z.new_zeros, both.z.rows, both.width)
+    arguments = both.arguments() | dict(
+        z_ptr=z, x_ptr=x, a_ptr=a, b_ptr=b, t_hi_ptr=direction.hi, t_lo_ptr=direction.lo,
+        along_ptr=along, rate_ptr=both.unit / up, floor_ptr=floor,
+        v_ptr=None if v is None else padded(v, both.z.rows, block),
+        w_ptr=padded(w, both.x.rows, block), params_ptr=table,
+        c_ptr=None if c is None else (c * by_parameter).contiguous(),
+        n=n, m=m, D=z.shape[-1], strip=strip, blocks=blocks, z_step=step(z), x_step=step(x),
+        a_step=step(a), b_step=step(b), c_step=step(c), params_step=step(table),
+        PROFILES=code(kernel.names), L=count, SKIP=skip_diagonal, NEAR=row.near,
+        VIA_HISTOGRAM=via_histogram(architecture(z.device)), BLOCK_N=row.rows, BLOCK_M=row.columns,
+        num_warps=row.warps, num_stages=row.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    with quiet(tangent_sums_kernel):
+        tangent_sums_kernel[(programs, len(f))](f_ptr=f, q_ptr=q, **arguments)
+        chunks = both.width // both.chunk
+        tangent_grad_kernel[(programs, len(f), chunks)](g_ptr=g, **arguments)
+    q = q[..., :n].sum((0, -1), dtype=torch.float64).unflatten(-1, (count, 3)).float()
+    return over_strips(f)[..., None], over_strips(g)[..., :n, : z.shape[-1]], q * by_parameter
+
+
+def _along(points: Halves, direction: Halves) -> Tensor:
+    """⟨z, a⟩ row by row."""
+    whole = lambda t: t.hi.float() + t.lo.float()
+    return (whole(points) * whole(direction)).sum(-1)

@@ -24,6 +24,7 @@ from dmmd_kernels._triton.direct import (
 )
 from dmmd_kernels._triton.launch import Sweep, Tile, batch
 from dmmd_kernels._triton.mixture import component, theta, value
+from dmmd_kernels._triton.pairwise import gradient
 from dmmd_kernels._triton.profile import shortcuts
 from dmmd_kernels.kernels import Mixture
 
@@ -166,3 +167,29 @@ def quadratic_form(
         columns=p, SKIP=skip_diagonal, PROFILES=shortcuts(kernel),
     )  # fmt: skip
     return partial.sum((0, -1), dtype=torch.float64).to(kernel.params.dtype)
+
+
+def quadratic_form_and_grad(
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> tuple[Tensor, Tensor]:
+    """Both from one sweep over all pairs: a gradient by symmetric tiles would need atomics."""
+    f, g = gradient(u, u, v, w, kernel, skip_diagonal, precision, wants_f=True)
+    s = f.sum((-2, -1), dtype=torch.float64).to(kernel.params.dtype)
+    return s, 2 * g.to(u.dtype).contiguous()
+
+
+def quadratic_form_and_grads(
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> tuple[Tensor, Tensor, Tensor]:
+    s, g = quadratic_form_and_grad(u, v, w, kernel, skip_diagonal, precision)
+    return s, g, params_grad(u, u, v, w, kernel, skip_diagonal, precision)

@@ -35,7 +35,7 @@ def scales(peak):
 
 
 @triton.jit
-def _count(flags, VIA_HISTOGRAM: tl.constexpr):
+def how_many(flags, VIA_HISTOGRAM: tl.constexpr):
     """How many of the zeros and ones are one. Triton < 3.9 crashes on a plain sum on sm_100."""
     if VIA_HISTOGRAM:
         return tl.sum(tl.histogram(flags, 2) * tl.arange(0, 2), axis=0)
@@ -51,7 +51,7 @@ def leave_near(
     """Puts columns with a near pair, or all, on the list: (q without them, flags, how many yet)."""
     slack = q - NEAR * both  # near is what lies below -floor; one fused operation
     if VIA_HISTOGRAM:
-        is_any = _count(tl.max(tl.where(slack < -floor, 1, 0), axis=0), True) > 0
+        is_any = how_many(tl.max(tl.where(slack < -floor, 1, 0), axis=0), True) > 0
     else:
         is_any = tl.min(tl.min(slack, axis=1), axis=0) < -floor
     if SKIP or SYMMETRIC:
@@ -70,7 +70,7 @@ def leave_near(
         listed = tl.where(cols < m, column, 0)
         to = count + tl.cumsum(listed, axis=0) - listed
         tl.store(list_ptr + to, cols, mask=(listed > 0) & (to < CAPACITY))
-        count += _count(listed, VIA_HISTOGRAM)
+        count += how_many(listed, VIA_HISTOGRAM)
     return q, column, count
 
 
@@ -78,7 +78,7 @@ def leave_near(
 def with_nan(count, sums, rows, n, VIA_HISTOGRAM: tl.constexpr):
     """The count, or more than a list holds if a sum is NaN: then near.py finds out what it is."""
     is_nan = tl.where((sums != sums) & (rows < n), 1, 0)
-    return tl.where(_count(is_nan, VIA_HISTOGRAM) > 0, CAPACITY + 1, count)
+    return tl.where(how_many(is_nan, VIA_HISTOGRAM) > 0, CAPACITY + 1, count)
 
 
 @triton.jit(do_not_specialize=_SIZES)

@@ -160,15 +160,14 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _quadratic_form(u: Tensor, v: Tensor, w: Tensor, mixture: Mixture, how: How) -> Tensor:
-    """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep.
-
-    On a GPU they are sweeps of their own, so the parameters' is left out where it isn't needed.
-    """
-    tensors = (u, v, w)
-    by_params = mixture.params.requires_grad
-    if torch.is_grad_enabled() and (by_params or (u.requires_grad and not u.is_cuda)):
-        return sweep("mmd2", operators.quadratic_form_and_grads, tensors, mixture, how)[0]
-    return sweep("mmd2", operators.quadratic_form, tensors, mixture, how)
+    """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep."""
+    tensors, operator = (u, v, w), operators.quadratic_form
+    if torch.is_grad_enabled() and mixture.params.requires_grad:
+        operator = operators.quadratic_form_and_grads
+    elif torch.is_grad_enabled() and u.requires_grad:
+        operator = operators.quadratic_form_and_grad
+    form = sweep("mmd2", operator, tensors, mixture, how)
+    return form[0] if isinstance(form, tuple) else form
 
 
 def _uniform(x: Tensor) -> Tensor:

@@ -151,17 +151,26 @@ def _form_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
 
 
 # -- quadratic_form_and_grads ---------------------------------------------------------------------
-# s with g = ∂s/∂u and q = ∂s/∂θ, all from one sweep. As g and q are results of the operator and not
-# only kept for its backward, differentiating s twice is differentiating them once.
+# s with g = ∂s/∂u, and with q = ∂s/∂θ or without, all from one sweep. As g and q are results of the
+# operator and not only kept for its backward, differentiating s twice is differentiating them once.
+
+
+def _form_and_grad_backward(tensors, how, needs, s, along_u):
+    return _form_and_grads_backward((*tensors, None), how, needs, s, along_u, None)
+
+
+def _form_and_grad_jvp(tensors, how, *dots):
+    return _form_and_grads_jvp(tensors, how, *dots)[:2]
 
 
 def _form_and_grads_backward(tensors, how, needs, s, along_u, along_params):
     u, v, w, params, _s, g, q = tensors
     first = second = (None,) * 4
     if s is not None:
-        _, dv, dw, _ = _form_backward(tensors[:4], how, (False, *needs[1:3], False), s)
+        rest = (False, *needs[1:3], needs[3] and q is None)
+        _, dv, dw, dparams = _form_backward(tensors[:4], how, rest, s)
         s = s[..., None, None]
-        first = ((s * g).to(u.dtype), dv, dw, s * q)
+        first = ((s * g).to(u.dtype), dv, dw, dparams if q is None else s * q)
     if along_u is not None or along_params is not None:
         twice = None if along_u is None else 2 * along_u.contiguous()
         along_params = None if along_params is None else along_params.contiguous()
@@ -313,6 +322,15 @@ quadratic_form = Operator(
     params_dtype=(True,),
     backward=_form_backward,
     jvp=_form_jvp,
+)
+quadratic_form_and_grad = Operator(
+    "quadratic_form_and_grad",
+    ["u", "v", "w", "params"],
+    shapes=lambda u, *_: [(), u.shape[-2:]],
+    params_dtype=(True, False),
+    backward=_form_and_grad_backward,
+    jvp=_form_and_grad_jvp,
+    saves_results=True,
 )
 quadratic_form_and_grads = Operator(
     "quadratic_form_and_grads",

@@ -183,7 +183,13 @@ def quadratic_form_and_grad(
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor]:
-    s, g, _ = quadratic_form_and_grads(u, v, w, kernel, skip_diagonal)
+    if u.dtype in _HALVES:
+        s, g = quadratic_form_and_grad(u.float(), v.float(), w.float(), kernel, skip_diagonal)
+        return s, g.to(u.dtype)
+    blocks = _blocks(u, v, w, kernel.params)
+    s, g = kernel.params.new_empty(blocks), u.new_empty(*blocks, *u.shape[-2:])
+    how = (*_how(kernel), skip_diagonal, torch.get_num_threads())
+    _library().quadratic_form(u, v, w, *how, s, g, None)
     return s, g
 
 

@@ -151,6 +151,21 @@ def tangents(
     return f, g, q
 
 
+def tangent_grad(
+    z: Tensor,
+    x: Tensor,
+    v: Tensor | None,
+    w: Tensor,
+    kernel: Mixture,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    return tangents(z, x, v, w, kernel, a, b, c, skip_diagonal)[1]
+
+
 def kernel_matrix(z: Tensor, x: Tensor, kernel: Mixture, precision: str = "highest") -> Tensor:
     if z.dtype in _HALVES:
         return kernel_matrix(z.float(), x.float(), kernel).to(z.dtype)

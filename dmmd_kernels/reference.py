@@ -142,6 +142,22 @@ def tangents(
     return f.to(z.dtype), g.to(z.dtype), params
 
 
+def tangent_grad(
+    z: Tensor,
+    x: Tensor,
+    v: Tensor | None,
+    w: Tensor,
+    kernel: Mixture,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    """The derivative of potential_grad alone: g of `tangents`."""
+    return tangents(z, x, v, w, kernel, a, b, c, skip_diagonal)[1]
+
+
 def quadratic_form(
     u: Tensor,
     v: Tensor,

@@ -30,6 +30,7 @@ FUNCTIONS = [
     "quadratic_form_and_grads",
     "row_sums",
     "row_sums_grad",
+    "tangent_grad",
     "tangents",
     "why_not",
 ]
@@ -108,6 +109,7 @@ def every_function(name, z, x, v, w, mixture, skip=False):
     assert_as_accurate("params_grad", name, (z, x, v, w), mixture, skip)
     assert_as_accurate("tangents", name, (z, x, v, w, a, b, c), mixture, skip)
     assert_as_accurate("tangents", name, (z, x, v, w, a, None, None), mixture, skip)
+    assert_as_accurate("tangent_grad", name, (z, x, v, w, a, b, c), mixture, skip)
     if mixture.is_radial:
         assert_as_accurate("kernel_matrix", name, (z, x), mixture)
 

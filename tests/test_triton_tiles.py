@@ -17,12 +17,9 @@ def calls(monkeypatch) -> list:
     """Small problems take this way too; returns the rows of the tables that were used."""
     monkeypatch.setattr(fused, "LEAST_WORK", 0)
     used: list = []
-    for module, name, at in (
-        (sides, "potential_of_sides", 4),
-        (second_order, "tangents_of_tiles", 8),
-    ):
+    for module, name, at in (sides, "potential_of_sides", 4), (second_order, "_in_tiles", 2):
         run = getattr(module, name)
-        spy = lambda *args, _run=run, _at=at: used.append(args[_at]) or _run(*args)
+        spy = lambda *args, _run=run, _at=at, **rest: used.append(args[_at]) or _run(*args, **rest)
         monkeypatch.setattr(module, name, spy)
     return used
 
@@ -82,6 +79,8 @@ def test_second_order_is_accurate(clouds, moves, d, kernel, calls):
     tensors = (z, x, v, w, *directions(z, x, mixture, moves))
     assert_as_accurate("tangents", "triton", tensors, mixture)
     assert [row.kind for row in calls] == ["tiles"]
+    _, g, _ = _triton.tangents(*tensors[:4], mixture, *tensors[4:])
+    assert torch.equal(_triton.tangent_grad(*tensors[:4], mixture, *tensors[4:]), g)
 
 
 @pytest.mark.parametrize("moves", ["z", "x"])

@@ -19,7 +19,7 @@ else:
     from dmmd_kernels._triton.moments import row_sums, row_sums_grad
     from dmmd_kernels._triton.pairwise import potential, potential_and_grad, potential_grad
     from dmmd_kernels._triton.profile import code, shortcuts
-    from dmmd_kernels._triton.second_order import tangents
+    from dmmd_kernels._triton.second_order import tangent_grad, tangents
     from dmmd_kernels._triton.sums import (
         params_grad,
         quadratic_form,
@@ -39,6 +39,7 @@ __all__ = [
     "regime",
     "row_sums",
     "row_sums_grad",
+    "tangent_grad",
     "tangents",
     "tune",
     "why_not",

@@ -22,6 +22,16 @@ from dmmd_kernels.kernels import Mixture
 
 
 @triton.jit
+def program(n_rows, m, strip, blocks, BLOCK_N: tl.constexpr):
+    """This program's block, its first row, its columns from first to stop, and their part."""
+    programs = n_rows // BLOCK_N
+    block = (tl.program_id(0) // programs).to(tl.int64)
+    first = tl.program_id(1) * strip
+    part = tl.program_id(1).to(tl.int64) * blocks + block
+    return block, (tl.program_id(0) % programs) * BLOCK_N, first, tl.minimum(first + strip, m), part
+
+
+@triton.jit
 def tile_of(hi_ptr, lo_ptr, lines, coords, WIDTH: tl.constexpr):
     """hi and lo of some coordinates of some points."""
     at = lines[:, None] * WIDTH + coords[None, :]

@@ -176,47 +176,71 @@ def tangents(
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
-    row = _chosen(z, x, p, kernel, a, b)
-    if row.kind == "tiles":
-        f, g, q = tangents_of_tiles(z, x, v, w, kernel, a, b, c, row, skip_diagonal)
-        return f.to(z.dtype), g.to(z.dtype).contiguous(), q.to(kernel.params.dtype)
-    block = batch(z, x, v, w, kernel.params, a, b, c)
-    count = 3 * len(kernel.names)
-    sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
     clouds = dict(z=z, x=x, v=v, w=w, a=a, b=b)
-
-    sweep = Sweep(n, m, d, block, _NARROW)
+    if row := _row_of_tiles(kernel, **clouds):
+        f, g, q = _in_tiles(kernel, c, row, skip_diagonal, wants_sums=True, **clouds)
+        return f.to(z.dtype), g.to(z.dtype).contiguous(), q.to(kernel.params.dtype)
+    (n, d), p, count = z.shape[-2:], w.shape[-1], 3 * len(kernel.names)
+    sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
+    sweep = Sweep(n, x.shape[-2], d, batch(kernel.params, c, *clouds.values()), _NARROW)
     f, q = sweep.partial(z, n, p), sweep.partial(z, n, count)
     sweep.run(
         _tangent_sums_kernel, kernel, clouds, dict(c=c, f=f, q=q),
         columns=p, axis=max(1, triton.cdiv(p, sides)), SKIP=skip_diagonal,
         SLOTS=triton.next_power_of_2(count), SIDES=sides,
     )  # fmt: skip
-    f = sweep.total(f).to(z.dtype)
+    g = _gradient(kernel, c, skip_diagonal, **clouds)
+    return sweep.total(f).to(z.dtype), g.to(z.dtype), parameter_sums(q, kernel)
 
-    sweep = Sweep(n, m, d, block, _TILE)
+
+def tangent_grad(
+    z: Tensor,
+    x: Tensor,
+    v: Tensor | None,
+    w: Tensor,
+    kernel: Mixture,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    clouds = dict(z=z, x=x, v=v, w=w, a=a, b=b)
+    if row := _row_of_tiles(kernel, **clouds):
+        _, g, _ = _in_tiles(kernel, c, row, skip_diagonal, wants_sums=False, **clouds)
+        return g.to(z.dtype).contiguous()
+    return _gradient(kernel, c, skip_diagonal, **clouds).to(z.dtype)
+
+
+def _gradient(kernel: Mixture, c: Tensor | None, skip_diagonal: bool, **clouds) -> Tensor:
+    """g of `tangents` from differences."""
+    z, x, w = clouds["z"], clouds["x"], clouds["w"]
+    n, d = z.shape[-2:]
+    sweep = Sweep(n, x.shape[-2], d, batch(kernel.params, c, *clouds.values()), _TILE)
     g = sweep.partial_points(z, d)
-    sweep.run(_tangent_grad_kernel, kernel, clouds, dict(c=c, g=g), columns=p, SKIP=skip_diagonal)
-    return f, sweep.total_points(g).to(z.dtype), parameter_sums(q, kernel)
+    sweep.run(
+        _tangent_grad_kernel, kernel, clouds, dict(c=c, g=g),
+        columns=w.shape[-1], SKIP=skip_diagonal,
+    )  # fmt: skip
+    return sweep.total_points(g)
 
 
-def _chosen(
-    z: Tensor, x: Tensor, p: int, kernel: Mixture, a: Tensor | None, b: Tensor | None
-) -> Regime:
+def _row_of_tiles(kernel: Mixture, *, z, x, v, w, a, b) -> Regime | None:
     """Tiles take one column of coefficients, one moving cloud, and enough pairs to pay."""
     (n, d), m = z.shape[-2:], x.shape[-2]
-    work = 2 * d * n * m * prod(batch(z, x, kernel.params, a, b))
-    suits = kernel.is_radial and p == 1 and (a is None) != (b is None)
-    suits = suits and work >= fused.LEAST_WORK
-    return regimes.device_regime(d if suits else 0, True, z.device, TANGENTS)
+    work = 2 * d * n * m * prod(batch(z, x, v, w, kernel.params, a, b))
+    suits = kernel.is_radial and w.shape[-1] == 1 and (a is None) != (b is None)
+    if not suits or work < max(fused.LEAST_WORK, 1):
+        return None
+    row = regimes.device_regime(d, True, z.device, TANGENTS)
+    return row if row.kind == "tiles" else None
 
 
-def tangents_of_tiles(
-    z: Tensor, x: Tensor, v: Tensor | None, w: Tensor, kernel: Mixture,
-    a: Tensor | None, b: Tensor | None, c: Tensor | None, row: Regime, skip_diagonal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """f (…, n, 1), g (…, n, d) and the parameters' (…, L, 3) in float32; one of a and b is None."""
+def _in_tiles(
+    kernel: Mixture, c: Tensor | None, row: Regime, skip_diagonal: bool, *, wants_sums: bool,
+    z: Tensor, x: Tensor, v: Tensor | None, w: Tensor, a: Tensor | None, b: Tensor | None,
+) -> tuple[Tensor | None, Tensor, Tensor | None]:  # fmt: skip
+    """f (…, n, 1), g (…, n, d) and the parameters' (…, L, 3) in float32, f and they if wanted."""
     n, m, count = z.shape[-2], x.shape[-2], len(kernel.names)
     block = batch(z, x, v, w, kernel.params, a, b, c)
     both = frame(z, x, block)
@@ -230,7 +254,6 @@ def tangents_of_tiles(
     programs = both.z.rows // row.rows * blocks
     strip = min(strip_of(m, programs), _LONGEST_STRIP)
     new = lambda make, *shape: make(triton.cdiv(m, strip), *block, *shape, dtype=torch.float32)
-    f, q = new(z.new_empty, n), new(z.new_empty, 3 * count, both.z.rows)
     g = new(z.new_zeros, both.z.rows, both.width)
     arguments = both.arguments() | dict(
         z_ptr=z, x_ptr=x, a_ptr=a, b_ptr=b, t_hi_ptr=direction.hi, t_lo_ptr=direction.lo,
@@ -244,12 +267,16 @@ def tangents_of_tiles(
         VIA_HISTOGRAM=via_histogram(architecture(z.device)), BLOCK_N=row.rows, BLOCK_M=row.columns,
         num_warps=row.warps, num_stages=row.stages, enable_fp_fusion=True,
     )  # fmt: skip
-    with quiet(tangent_sums_kernel):
-        tangent_sums_kernel[(programs, len(f))](f_ptr=f, q_ptr=q, **arguments)
+    with quiet(tangent_grad_kernel):
         chunks = both.width // both.chunk
-        tangent_grad_kernel[(programs, len(f), chunks)](g_ptr=g, **arguments)
+        tangent_grad_kernel[(programs, len(g), chunks)](g_ptr=g, **arguments)
+        g = over_strips(g)[..., :n, : z.shape[-1]]
+        if not wants_sums:
+            return None, g, None
+        f, q = new(z.new_empty, n), new(z.new_empty, 3 * count, both.z.rows)
+        tangent_sums_kernel[(programs, len(f))](f_ptr=f, q_ptr=q, **arguments)
     q = q[..., :n].sum((0, -1), dtype=torch.float64).unflatten(-1, (count, 3)).float()
-    return over_strips(f)[..., None], over_strips(g)[..., :n, : z.shape[-1]], q * by_parameter
+    return over_strips(f)[..., None], g, q * by_parameter
 
 
 def _along(points: Halves, direction: Halves) -> Tensor:

@@ -27,6 +27,7 @@ from dmmd_kernels._triton.near_tiles import (
     has_near,
     offsets_from,
     products,
+    program,
     split_rows,
     square_distances,
     streamed_products,
@@ -57,19 +58,15 @@ def sides_kernel(
     VIA_HISTOGRAM: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, SIDES: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    programs = n_rows // BLOCK_N
-    block = (tl.program_id(0) // programs).to(tl.int64)
-    rows = (tl.program_id(0) % programs) * BLOCK_N + tl.arange(0, BLOCK_N)
+    block, top, first, stop, part = program(n_rows, m, strip, blocks, BLOCK_N)
+    rows = top + tl.arange(0, BLOCK_N)
     side = tl.program_id(2) * SIDES + tl.arange(0, SIDES)
-    first = tl.program_id(1) * strip
-    stop = tl.minimum(first + strip, m)
     z_ptr += block * z_step * D
     x_ptr += block * x_step * D
     params_ptr += block * params_step * 3
     P = P * 16  # counted in sixteens, so that rows of W are known to be aligned
     w_hi_ptr += block * m_rows * P
     w_lo_ptr += block * m_rows * P
-    top = (tl.program_id(0) % programs) * BLOCK_N
     row = offsets_from(top, n, D, BLOCK_N)
     z_ptr += top.to(tl.int64) * D
     if WIDTH > 0:
@@ -112,7 +109,7 @@ def sides_kernel(
         at = cols.to(tl.int64)[:, None] * P + side[None, :]
         piece = sum_of_products(k_hi, k_lo, tl.load(w_hi_ptr + at), tl.load(w_lo_ptr + at))
         f += piece * down[:, None]
-    to = ((tl.program_id(1).to(tl.int64) * blocks + block) * n + rows)[:, None] * P + side[None, :]
+    to = (part * n + rows)[:, None] * P + side[None, :]
     tl.store(f_ptr + to, f, mask=(rows < n)[:, None])
 
 
@@ -121,7 +118,7 @@ def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture) -> Regime | None:
     (n, d), m = z.shape[-2:], x.shape[-2]
     work = n * m * prod(batch(z, x, kernel.params)) * (d + p)
     least = _LEAST_SIDES if d <= SIDES[0].d else _FEW_SIDES + 1
-    if not kernel.is_radial or p < least or work < fused.LEAST_WORK:
+    if not kernel.is_radial or p < least or work < max(fused.LEAST_WORK, 1):
         return None
     row = regimes.device_regime(d, False, z.device, SIDES)
     is_crowded = fused.independent(kernel) > fused.FEW_COMPONENTS

@@ -19,6 +19,7 @@ from dmmd_kernels._triton.near_tiles import (
     has_near,
     offsets_from,
     products,
+    program,
     split_rows,
     streamed_products,
     sum_of_products,
@@ -111,14 +112,9 @@ def tangent_sums_kernel(
     VIA_HISTOGRAM: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    programs = n_rows // BLOCK_N
-    block = (tl.program_id(0) // programs).to(tl.int64)
-    rows = (tl.program_id(0) % programs) * BLOCK_N + tl.arange(0, BLOCK_N)
-    top = (tl.program_id(0) % programs) * BLOCK_N
+    block, top, first, stop, part = program(n_rows, m, strip, blocks, BLOCK_N)
+    rows = top + tl.arange(0, BLOCK_N)
     row = offsets_from(top, n, D, BLOCK_N)
-    first = tl.program_id(1) * strip
-    stop = tl.minimum(first + strip, m)
-    part = tl.program_id(1).to(tl.int64) * blocks + block
     z_ptr += (block * z_step + top) * D
     x_ptr += block * x_step * D
     params_ptr += block * params_step * 3
@@ -204,14 +200,9 @@ def tangent_grad_kernel(
     VIA_HISTOGRAM: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    programs = n_rows // BLOCK_N
-    block = (tl.program_id(0) // programs).to(tl.int64)
-    rows = (tl.program_id(0) % programs) * BLOCK_N + tl.arange(0, BLOCK_N)
-    top = (tl.program_id(0) % programs) * BLOCK_N
+    block, top, first, stop, part = program(n_rows, m, strip, blocks, BLOCK_N)
+    rows = top + tl.arange(0, BLOCK_N)
     row = offsets_from(top, n, D, BLOCK_N)
-    first = tl.program_id(1) * strip
-    stop = tl.minimum(first + strip, m)
-    part = tl.program_id(1).to(tl.int64) * blocks + block
     z_ptr += (block * z_step + top) * D
     x_ptr += block * x_step * D
     params_ptr += block * params_step * 3

@@ -6,7 +6,7 @@ All are derivatives of one bilinear form of two clouds z, x with coefficients c_
 
     potential      = ∂E/∂v        potential_grad = ∂E/∂z        params_grad = ∂E/∂θ
     ∂E/∂x and ∂E/∂w are the same operators with (z, v) and (x, w) exchanged
-    tangents       = the derivative of all three along (ż, ẋ, θ̇)
+    tangents       = the derivative of all three along (ż, ẋ, θ̇), tangent_grad of the second alone
 
 so first derivatives need no operator of their own, and second ones need `tangents` alone.
 Derivations: docs/derivations.md.
@@ -60,11 +60,15 @@ def _second_order(tensors, how, needs, along_z, along_params):
     """Gradients of ⟨along_z, ∂E/∂z⟩ + ⟨along_params, ∂E/∂θ⟩ in (z, x, v, w, θ)."""
     z, x, v, w, params = tensors
     dz = dx = dv = dw = dparams = None
-    if needs[0] or needs[2] or needs[4]:
+    if needs[4] or (needs[2] and v is not None):
         dv, dz, dparams = tangents(z, x, v, w, params, along_z, None, along_params, *how)
-    if needs[1] or needs[3]:
-        columns = _ones(z, w) if v is None else v
+    elif needs[0]:
+        dz = tangent_grad(z, x, v, w, params, along_z, None, along_params, *how)
+    columns = _ones(z, w) if v is None else v
+    if needs[3]:
         dw, dx, _ = tangents(x, z, w, columns, params, None, along_z, along_params, *how)
+    elif needs[1]:
+        dx = tangent_grad(x, z, w, columns, params, None, along_z, along_params, *how)
     return dz, dx, None if v is None else dv, dw, dparams
 
 
@@ -74,9 +78,8 @@ def _potential_grad_backward(tensors, how, needs, u):
 
 def _potential_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
     z, x, v, w, params = tensors
-    _, along_rest, _ = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
     return _sum(
-        along_rest,
+        tangent_grad(z, x, v, w, params, z_dot, x_dot, params_dot, *how),
         None if v_dot is None else potential_grad(z, x, v_dot, w, params, *how),
         None if w_dot is None else potential_grad(z, x, v, w_dot, params, *how),
     )
@@ -348,6 +351,13 @@ kernel_matrix = Operator(
     backward=_matrix_backward,
     jvp=_matrix_jvp,
     has_diagonal=False,
+)
+tangent_grad = Operator(
+    "tangent_grad",
+    [*_PAIRS, "a?", "b?", "c?"],
+    shapes=lambda z, *_: [z.shape[-2:]],
+    backward=_refuse,
+    jvp=_refuse,
 )
 tangents = Operator(
     "tangents",

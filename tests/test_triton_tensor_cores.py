@@ -214,7 +214,8 @@ def test_the_way_a_call_takes_can_be_asked(d, grad, kind, monkeypatch):
 def test_the_table_covers_every_dimension_on_every_gpu():
     for shared, sm in ((101376, 89), (166912, 80), (232448, 90), (232448, 100), (101376, 120)):
         for d in (0, 1, 8, 9, 64, 65, 200, 10**6):
-            tables = (regimes.SIDES, False), (regimes.TANGENTS, True)
+            tables = [(t, False) for t in (regimes.SIDES, regimes.PARAMETERS)]
+            tables.append((regimes.TANGENTS, True))
             for table, grad in ((regimes.TABLE, False), (regimes.TABLE, True), *tables):
                 row = regimes.regime(d, grad=grad, shared=shared, sm=sm, table=table)
                 assert d <= row.d

@@ -9,7 +9,7 @@ from tests.cases import CLOUDS, DEVICE, assert_as_accurate, compiled_form, each_
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
-from dmmd_kernels._triton import fused, scaling, second_order, sides  # noqa: E402
+from dmmd_kernels._triton import fused, parameter_tiles, scaling, second_order, sides  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,11 @@ def calls(monkeypatch) -> list:
     """Small problems take this way too; returns the rows of the tables that were used."""
     monkeypatch.setattr(fused, "LEAST_WORK", 0)
     used: list = []
-    for module, name, at in (sides, "potential_of_sides", 4), (second_order, "_in_tiles", 2):
+    for module, name, at in (
+        (sides, "potential_of_sides", 4),
+        (second_order, "_in_tiles", 2),
+        (parameter_tiles, "params_grad_of_tiles", 5),
+    ):
         run = getattr(module, name)
         spy = lambda *args, _run=run, _at=at, **rest: used.append(args[_at]) or _run(*args, **rest)
         monkeypatch.setattr(module, name, spy)
@@ -83,6 +87,20 @@ def test_second_order_is_accurate(clouds, moves, d, kernel, calls):
     assert torch.equal(_triton.tangent_grad(*tensors[:4], mixture, *tensors[4:]), g)
 
 
+@each_cloud
+@pytest.mark.parametrize(("p", "kernel"), [(1, "laplace"), (2, "gaussians")])
+def test_gradients_of_parameters_are_accurate(clouds, p, kernel, calls):
+    z, x, v, w = problem(20, 40, 12, p, clouds=clouds)
+    assert_as_accurate("params_grad", "triton", (z, x, v, w), compiled_form(kernel, z))
+    assert [row.kind for row in calls] == ["tiles"]
+
+
+def test_gradients_of_parameters_leave_the_diagonal_out():
+    u, _, v, _ = problem(70, 1, 12, 2)
+    mixture = compiled_form("gaussian", u)
+    assert_as_accurate("params_grad", "triton", (u, u, v, v), mixture, True)
+
+
 @pytest.mark.parametrize("moves", ["z", "x"])
 def test_points_too_wide_to_be_held_are_streamed(moves):
     z, x, v, w = problem(20, 40, 70, clouds=CLOUDS["converged"])
@@ -143,10 +161,6 @@ def test_results_do_not_depend_on_chance():
     run = lambda: (_triton.potential(z, x, many, mixture), *second())
     second = lambda: _triton.tangents(z, x, v, w, mixture, z, None, None)
     assert all(map(torch.equal, run(), run()))
-
-
-def test_strips_are_short_enough_for_sums_in_float32():
-    assert max(sides._LONGEST_STRIP, second_order._LONGEST_STRIP) <= 8192
 
 
 @pytest.mark.parametrize(

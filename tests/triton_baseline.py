@@ -82,6 +82,7 @@ def cases() -> Iterator[tuple[str, object, dict]]:
         moving = (points[0], None, None)
         yield from launches(f"gaussian z moves d={d}", "tangents", *points, gaussian, *moving)
     points = clouds(64)
+    yield from launches("gaussian d=64", "params_grad", *points, gaussian)
     moving = (None, points[1], None)
     yield from launches("gaussian x moves d=64", "tangents", *points, gaussian, *moving)
     for d in (2, 64, 512):

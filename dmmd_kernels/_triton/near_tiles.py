@@ -108,6 +108,14 @@ def square_distances(z_ptr, x_ptr, rows, cols, D, BLOCK_N: tl.constexpr, BLOCK_M
     return q
 
 
+@triton.jit
+def add_to(ptr, part, again):
+    """Writes part, or adds it to what was there before the last barrier."""
+    if again:
+        part += tl.load(ptr)
+    tl.store(ptr, part)
+
+
 @dataclass(frozen=True)
 class Frame:
     """Two clouds as tiles take them: split, about one centre, in one unit per block, (…, 1, 1)."""
@@ -133,6 +141,11 @@ class Frame:
     def table(self, kernel: Mixture, near: float, *, grad: bool) -> tuple[Tensor, Tensor]:
         """The kernel's parameters in this unit, and what they cannot tell from zero."""
         return scaled(kernel, self.unit, near, grad=grad, reach=self.reach)
+
+    def by_parameter(self) -> Tensor:
+        """What the scaled parameters' derivatives are to be multiplied with, (…, 1, 3)."""
+        ones = torch.ones_like(self.unit)
+        return torch.cat([ones, 2 / self.unit.square(), ones], -1)
 
     def arguments(self) -> dict:
         """Of a Triton kernel."""

@@ -93,6 +93,15 @@ TANGENTS = (
     Regime("direct", LARGEST, grad=True, columns=8),
 )
 
+# For the gradients of parameters.
+PARAMETERS = (
+    Regime("direct", 8, grad=False, columns=8),
+    Regime("tiles", 16, grad=False, rows=64, columns=64, near=1 / 16, shared=42 << 10),
+    Regime("tiles", 32, grad=False, rows=64, columns=64, near=1 / 8, shared=58 << 10),
+    Regime("tiles", 64, grad=False, rows=64, columns=64, shared=90 << 10),
+    Regime("direct", LARGEST, grad=False, columns=8),
+)
+
 
 def regime(
     d: int, *, grad: bool, shared: int = LARGEST, sm: int = 90, table: Table | None = None

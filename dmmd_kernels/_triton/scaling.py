@@ -10,6 +10,7 @@ from dmmd_kernels.kernels import Mixture
 
 _SMOOTH = {"gaussian", "rational_quadratic", "imq", "square_distance"}
 _LEAST_STRIP = 1024  # columns that are worth a program of their own
+LONGEST_STRIP = 8192  # columns whose tiles' sums may be added in float32
 
 
 def scaled(

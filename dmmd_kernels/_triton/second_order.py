@@ -33,14 +33,13 @@ from dmmd_kernels._triton.mixture import component, slope, tangent_slope, tangen
 from dmmd_kernels._triton.near_tiles import frame
 from dmmd_kernels._triton.profile import code
 from dmmd_kernels._triton.regimes import TANGENTS, Regime, architecture, via_histogram
-from dmmd_kernels._triton.scaling import over_strips, padded, step, strip_of
+from dmmd_kernels._triton.scaling import LONGEST_STRIP, over_strips, padded, step, strip_of
 from dmmd_kernels._triton.sums import parameter_sums
 from dmmd_kernels._triton.tangent_tiles import tangent_grad_kernel, tangent_sums_kernel
 from dmmd_kernels.kernels import Mixture
 
 _TILE = Tile(columns=16)
 _NARROW = Tile(columns=8)  # where a pair has many values
-_LONGEST_STRIP = 8192  # columns: the sums of their tiles are added in float32
 _SIDES = 8  # right-hand sides per program, at most
 _SIZES = [
     "n", "m", "D", "P", "blocks", "strip", "n_pitch", "m_pitch",
@@ -247,12 +246,11 @@ def _in_tiles(
     direction, up = both.direction(a if b is None else b)
     along = _along(both.z if b is None else both.x, direction)
     table, floor = both.table(kernel, row.near, grad=True)
-    ones = torch.ones_like(up)
-    by_parameter = torch.cat([ones, 2 / both.unit.square(), ones], -1)
+    by_parameter = both.by_parameter()
 
     blocks = block[0] if block else 1
     programs = both.z.rows // row.rows * blocks
-    strip = min(strip_of(m, programs), _LONGEST_STRIP)
+    strip = min(strip_of(m, programs), LONGEST_STRIP)
     new = lambda make, *shape: make(triton.cdiv(m, strip), *block, *shape, dtype=torch.float32)
     g = new(z.new_zeros, both.z.rows, both.width)
     arguments = both.arguments() | dict(

@@ -36,13 +36,12 @@ from dmmd_kernels._triton.near_tiles import (
 )
 from dmmd_kernels._triton.profile import shortcuts
 from dmmd_kernels._triton.regimes import SIDES, Regime, architecture, via_histogram
-from dmmd_kernels._triton.scaling import over_strips, step, strip_of
+from dmmd_kernels._triton.scaling import LONGEST_STRIP, over_strips, step, strip_of
 from dmmd_kernels.kernels import Mixture
 
 _MOST_SIDES = 64  # columns of W per program
 _FEW_SIDES = 2  # so many take sweeps of their own
 _LEAST_SIDES = 16  # where distances cost next to nothing
-_LONGEST_STRIP = 8192  # columns of K: their tiles' sums are added in float32
 _SPLIT = ("z_hi_ptr", "z_lo_ptr", "z_half_ptr", "x_hi_ptr", "x_lo_ptr", "x_half_ptr", "unit_ptr")
 _SIZES = [
     "n", "m", "D", "P", "n_rows", "m_rows", "strip", "blocks", "z_step", "x_step", "params_step",
@@ -142,7 +141,7 @@ def potential_of_sides(
         points = both.arguments()
         params, floor = both.table(kernel, row.near, grad=False)
     programs, axis = n_rows // row.rows * blocks, columns // sides
-    strip = min(strip_of(m, programs * axis), _LONGEST_STRIP)
+    strip = min(strip_of(m, programs * axis), LONGEST_STRIP)
     f = z.new_empty(triton.cdiv(m, strip), *block, n, columns, dtype=torch.float32)
     with quiet(sides_kernel):
         sides_kernel[(programs, len(f), axis)](

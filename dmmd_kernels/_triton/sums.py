@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton import fused
+from dmmd_kernels._triton import fused, parameter_tiles
 from dmmd_kernels._triton.direct import (
     add,
     affinities,
@@ -127,6 +127,9 @@ def params_grad(
     precision: str = "highest",
 ) -> Tensor:
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
+    if row := parameter_tiles.chosen(z, x, p, kernel):
+        q = parameter_tiles.params_grad_of_tiles(z, x, v, w, kernel, row, skip_diagonal)
+        return q.to(kernel.params.dtype)
     count = 3 * len(kernel.names)
     sweep = Sweep(n, m, d, batch(z, x, v, w, kernel.params), _NARROW)
     partial = sweep.partial(z, n, count)

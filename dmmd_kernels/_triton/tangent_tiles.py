@@ -16,6 +16,7 @@ import triton.language as tl
 
 from dmmd_kernels._triton.mixture import component, slope, tangent_slope, tangent_value, theta_dot
 from dmmd_kernels._triton.near_tiles import (
+    add_to,
     has_near,
     offsets_from,
     products,
@@ -175,19 +176,11 @@ def tangent_sums_kernel(
                 q, q_dot, lam, s, a, lam_dot, s_dot, a_dot, (PROFILES >> (8 * l)) % 256
             )
             again = start > first
-            _add_to(q_ptr + 3 * l * n_rows, v * tl.sum(w * by_lam, axis=1), again)
-            _add_to(q_ptr + (3 * l + 1) * n_rows, v * tl.sum(w * by_s, axis=1), again)
-            _add_to(q_ptr + (3 * l + 2) * n_rows, v * tl.sum(w * by_a, axis=1), again)
+            add_to(q_ptr + 3 * l * n_rows, v * tl.sum(w * by_lam, axis=1), again)
+            add_to(q_ptr + (3 * l + 1) * n_rows, v * tl.sum(w * by_s, axis=1), again)
+            add_to(q_ptr + (3 * l + 2) * n_rows, v * tl.sum(w * by_a, axis=1), again)
         tl.debug_barrier()  # the next round may read with other threads what these wrote
     tl.store(f_ptr + part * n + rows, f, mask=rows < n)
-
-
-@triton.jit
-def _add_to(ptr, part, again):
-    """Writes part, or adds it to what was there before the last barrier."""
-    if again:
-        part += tl.load(ptr)
-    tl.store(ptr, part)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -264,7 +257,7 @@ def tangent_grad_kernel(
             for c in range(chunk, tl.minimum(chunk + CHUNK, D)):
                 diff = tl.load(z_ptr + c + row).to(tl.float32)[:, None]
                 diff = diff - tl.load(x_ptr + base + c + col).to(tl.float32)[None, :]
-                _add_to(g_ptr + to + c, tl.sum(pull * diff, axis=1) * unit, True)
+                add_to(g_ptr + to + c, tl.sum(pull * diff, axis=1) * unit, True)
             pull = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         pull_sum += tl.sum(pull, axis=1)
         hi, lo, down = split_rows(pull)

@@ -166,6 +166,7 @@ def operator_arguments(name, layout):
         "potential_and_grad": (z, x, w, params),
         "params_grad": (z, x, None, w, params),
         "quadratic_form": (x, v, v, params),
+        "quadratic_form_and_grad": (x, v, v, params),
         "kernel_matrix": (z, x, params),
     }[name]
 
@@ -181,6 +182,7 @@ def operator_arguments(name, layout):
         "potential_and_grad",
         "params_grad",
         "quadratic_form",
+        "quadratic_form_and_grad",
         "kernel_matrix",
     ],
 )
@@ -214,17 +216,18 @@ def test_sums_have_derivatives_in_every_argument(operator):
     assert torch.autograd.gradgradcheck(call, tensors)
 
 
-def test_tangents_is_a_well_behaved_operator_without_a_derivative():
+@pytest.mark.parametrize("name", ["tangents", "tangent_grad"])
+def test_tangents_are_well_behaved_operators_without_a_derivative(name):
     z, x, _, w = problem(5, 7, 3, dtype=torch.float64)
     mixture = compiled_form("gaussians", z)
     arguments = (z, x, None, w, mixture.params, z, None, None)
     how = (mixture.profiles, False, "highest", "auto")
-    tangents = torch.ops.dmmd.tangents.default
+    operator = getattr(torch.ops.dmmd, name).default
     torch.library.opcheck(
-        tangents, (*arguments, *how), test_utils=("test_schema", "test_faketensor")
+        operator, (*arguments, *how), test_utils=("test_schema", "test_faketensor")
     )
     with pytest.raises(NotImplementedError, match="a third was asked for"):
-        tangents(z.requires_grad_(), *arguments[1:], *how)[0].sum().backward()
+        operator(z.requires_grad_(), *arguments[1:], *how)[0].sum().backward()
 
 
 @pytest.mark.parametrize("escape", [lambda z: z, lambda z: 1.0 * z.detach()])

@@ -234,22 +234,33 @@ def _off_diagonal_scale(a: Tensor) -> Tensor:
 
 
 def _linear_mmd2(x: Tensor, y: Tensor, how: How) -> Tensor:
-    """|x̄ - ȳ|², less Σ|xᵢ - x̄|²/n(n - 1) and the same of y when unbiased.
+    """The quadratic form for weights 1/n: |x̄ - ȳ|², or unbiased
 
-    That is the quadratic form for weights 1/n. It does not feel the origin, so it is taken at the
-    mean o of a sixteenth of y, where sums keep their digits: m|ȳ - o|² ≤ 16 Σ|yⱼ - ȳ|² for any
-    such o.
+        (|Σxᵢ|² - Σ|xᵢ|²)/n(n - 1) + (|Σyⱼ|² - Σ|yⱼ|²)/m(m - 1) - 2⟨Σxᵢ, Σyⱼ⟩/nm.
+
+    It does not feel the origin, so it is taken at the mean o of a sixteenth of y, where sums keep
+    their digits: m|ȳ - o|² ≤ 16 Σ|yⱼ - ȳ|² for any such o.
     """
-    origin, (n, m) = _origin(y), (x.shape[-2], y.shape[-2])
+    origin = _origin(y)
     sum_x, squares_x = _sums(x, None, origin, how)
     sum_y, squares_y = _sums(y, None, origin, how)
-    mean_x, mean_y = sum_x / n, sum_y / m
-    total = (mean_x - mean_y).square().sum((-2, -1))
     if not how[0]:
-        return total
-    within_x = (squares_x / n - mean_x.square().sum(-1, keepdim=True)) / (n - 1)
-    within_y = (squares_y / m - mean_y.square().sum(-1, keepdim=True)) / (m - 1)
-    return total - (within_x + within_y).sum((-2, -1))
+        return (sum_x / x.shape[-2] - sum_y / y.shape[-2]).square().sum((-2, -1))
+    sums, squares = _joined(sum_x, sum_y), _joined(squares_x, squares_y)
+    of_sums, of_squares = _for_sizes(_linear_coefficients, x, y)
+    return (of_sums * (sums @ sums.mT)).sum((-2, -1)) - (of_squares * squares).sum((-2, -1))
+
+
+def _joined(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat((a, b) if a.shape == b.shape else torch.broadcast_tensors(a, b), -2)
+
+
+def _linear_coefficients(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(2, 2) of the products of the two sums, and (2, 1) of the sums of squares."""
+    n, m = len(a), len(b)
+    within = a.new_tensor([1 / (n * (n - 1)), 1 / (m * (m - 1))])
+    across = a.new_tensor([[0, -1 / (n * m)], [-1 / (n * m), 0]])
+    return within.diag() + across, within[:, None]
 
 
 def _weighted_linear_mmd2(x: Tensor, y: Tensor, a: Tensor, b: Tensor, how: How) -> Tensor:

@@ -101,6 +101,16 @@ class Judge:
             near.quantile(0.05).item(),
         )
 
+    def logits(self, samples: Tensor) -> Tensor:
+        """(N, C) of a classifier.
+
+        Raises:
+            ValueError: the extractor has no classes.
+        """
+        if self.extractor.logits is None:
+            raise ValueError(f"logits: features of {self.extractor.name} have no classes")
+        return self.extractor.logits(samples)
+
     def floor(self) -> Scores:
         """n training data against the held-out, mean of some draws; nearest: of the held-out."""
         rows = [

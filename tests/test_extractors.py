@@ -1,0 +1,39 @@
+"""Extractors of other libraries read files of weights as those libraries write them."""
+
+import pytest
+import torch
+
+from dmmd_kernels import extractors
+from dmmd_kernels.experiment import Dataset, Run, make_kernel
+from tests.runs import TINY
+
+
+@pytest.fixture
+def run(tmp_path):
+    dataset = Dataset(torch.zeros(9, 3, 8, 8), 1.0)
+    return Run(TINY, tmp_path, make_kernel(TINY, torch.Size([2])), dataset)
+
+
+def test_clip_is_read_from_a_folder_that_transformers_saved(run, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    small = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 12, "image_size": 16}
+    small |= {"num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
+    torch.manual_seed(0)
+    net = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**small))
+    net.save_pretrained(tmp_path / "clip")
+    features = extractors.make("clip", run, tmp_path / "clip").features
+    x = torch.rand(70, 3, 8, 8) * 2 - 1  # more than one batch
+    assert features(x).shape == (70, 12)
+    white = torch.ones(1, 3, 16, 16)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+    with torch.no_grad():
+        want = net.eval()(pixel_values=(white - mean) / deviation).image_embeds
+    torch.testing.assert_close(features(white), want)
+
+
+def test_a_folder_that_is_no_clip_model_is_said_in_a_sentence(run, tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    (tmp_path / "clip").mkdir()
+    with pytest.raises(extractors.ExtractorError, match=r"features=clip: .* can't be read"):
+        extractors.make("clip", run, tmp_path / "clip")

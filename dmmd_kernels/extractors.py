@@ -95,12 +95,16 @@ def _random(run: Run, weights: Path | None) -> Extractor:
 
 def _inception(run: Run, weights: Path | None) -> Extractor:
     path = _need(run, weights, "inception", "the file of InceptionV3's weights for FID")
+    try:
+        torch.load(path, weights_only=True)  # torch-fidelity would run what else a file holds
+    except Exception as error:  # of many kinds
+        raise ExtractorError(f"features=inception: {path} can't be read: {error}") from error
     module = _library("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity")
     try:
         net = module.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], str(path)
         )
-    except Exception as error:  # torch.load there reads tensors alone, and fails in many ways
+    except Exception as error:  # weights of another network
         raise ExtractorError(f"features=inception: {path} can't be read: {error}") from error
     return Extractor(
         "inception",

@@ -1,11 +1,23 @@
 """Extractors of other libraries read files of weights as those libraries write them."""
 
+import pathlib
+
 import pytest
 import torch
 
 from dmmd_kernels import extractors
 from dmmd_kernels.experiment import Dataset, Run, make_kernel
 from tests.runs import TINY
+
+
+class Runs:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.mark,)
 
 
 @pytest.fixture
@@ -37,3 +49,32 @@ def test_a_folder_that_is_no_clip_model_is_said_in_a_sentence(run, tmp_path):
     (tmp_path / "clip").mkdir()
     with pytest.raises(extractors.ExtractorError, match=r"features=clip: .* can't be read"):
         extractors.make("clip", run, tmp_path / "clip")
+
+
+def test_inception_is_read_from_a_file_of_its_weights(run, tmp_path, monkeypatch):
+    module = pytest.importorskip(
+        "torch_fidelity.feature_extractor_inceptionv3",
+        reason="torch-fidelity, or torchvision which it needs, is not installed",
+    )
+    made, path = module.FeatureExtractorInceptionV3, tmp_path / "inception.pth"
+    torch.save({}, path)
+    with monkeypatch.context() as patched:
+        patched.setattr(made, "load_state_dict", lambda *_: None)  # weights stay random
+        net = made("inception-v3-compat", ["2048", "logits_unbiased"], str(path))
+    torch.save(net.state_dict(), path)
+    extractor = extractors.make("inception", run, path)
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    assert extractor.logits(x).shape == (2, 1008)
+    want = net(((x + 1) * 127.5).round().to(torch.uint8))[0]
+    torch.testing.assert_close(extractor.features(x), want.detach())
+    assert want.shape == (2, 2048)
+
+
+def test_a_file_of_weights_that_holds_code_is_refused_unrun(run, tmp_path):
+    mark, path = tmp_path / "mark", tmp_path / "inception.pth"
+    torch.save({"conv": Runs(mark)}, path)
+    with pytest.raises(extractors.ExtractorError, match=r"features=inception: .* can't be read"):
+        extractors.make("inception", run, path)
+    assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists(), "the file must be one that would have run"

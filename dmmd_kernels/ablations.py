@@ -54,6 +54,13 @@ def kernel(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points
     }
 
 
+def training(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
+    """Checkpoints of one run, by DMMD."""
+    return {
+        "dmmd": [(float(run.step), _judged(run, judge, "dmmd", seeds, rows)) for run in runs],
+    }
+
+
 def denoising(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
     """The last two steps at several η_final, after flows that are drawn once for each seed."""
     run, found = runs[0], Points()
@@ -70,8 +77,20 @@ def denoising(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Poi
     return found
 
 
-ABLATIONS = {"particles": particles, "nfe": nfe, "kernel": kernel, "denoising": denoising}
-AXES = {"particles": "N_p", "nfe": "NFE", "kernel": "run", "denoising": "η_final"}
+ABLATIONS = {
+    "particles": particles,
+    "nfe": nfe,
+    "kernel": kernel,
+    "training": training,
+    "denoising": denoising,
+}
+AXES = {
+    "particles": "N_p",
+    "nfe": "NFE",
+    "kernel": "run",
+    "training": "step of training",
+    "denoising": "η_final",
+}
 
 
 def summary(found: Points, *, choose: bool) -> dict[str, Scores]:

@@ -17,7 +17,8 @@ where none are held out), in the features of --features:
 
 The row `real` is as many training data against the same held-out ones: the floor. Ablations, each a
 table (.json and .txt) and a figure: particles (N_p), nfe (N_s), kernel (one --checkpoint for each),
-denoising (the last two steps; η_final is chosen on the first seed and judged on the others).
+training (checkpoints of one run), denoising (the last two steps; η_final is chosen on the first
+seed and judged on the others).
 """
 
 import argparse
@@ -100,6 +101,16 @@ class Judge:
             near.quantile(0.05).item(),
         )
 
+    def logits(self, samples: Tensor) -> Tensor:
+        """(N, C) of a classifier.
+
+        Raises:
+            ValueError: the extractor has no classes.
+        """
+        if self.extractor.logits is None:
+            raise ValueError(f"logits: features of {self.extractor.name} have no classes")
+        return self.extractor.logits(samples)
+
     def floor(self) -> Scores:
         """n training data against the held-out, mean of some draws; nearest: of the held-out."""
         rows = [
@@ -176,12 +187,16 @@ def parser() -> argparse.ArgumentParser:
     add = found.add_argument
     add("--checkpoint", required=True, action="append", help="folder of a run or a checkpoint")
     add("--n", type=int, help="samples to judge; as many as are held out when left out")
-    add("--features", choices=EXTRACTORS, help="classifier for digits, else pixels")
+    add(
+        "--features",
+        choices=EXTRACTORS,
+        help="classifier for digits, random for patches, else pixels",
+    )
     add("--weights", type=Path, help="of inception (a file) or clip (a folder)")
     add("--out", type=Path, help="folder of the results; evaluation in the run's when left out")
     add("--seed", type=int, default=0, help="of the particles, the first of --seeds (0)")
     add("--seeds", type=int, default=3, help="ablations: how many seeds (3)")
-    add("--ablation", choices=("particles", "nfe", "kernel", "denoising"))
+    add("--ablation", choices=("particles", "nfe", "kernel", "training", "denoising"))
     add_sampling(found, method=None)
     return found
 
@@ -190,11 +205,11 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options = parser()
     chosen = options.parse_args(arguments)
-    if len(chosen.checkpoint) > 1 and chosen.ablation != "kernel":
-        options.error("several --checkpoint are for --ablation kernel")
+    if len(chosen.checkpoint) > 1 and chosen.ablation not in ("kernel", "training"):
+        options.error("several --checkpoint are for --ablation kernel or training")
     try:
         runs = [open_run(path, chosen) for path in chosen.checkpoint]
-        name = chosen.features or ("classifier" if runs[0].settings.data == "digits" else "pixels")
+        name = chosen.features or extractors.usual(runs[0])
         extractor = extractors.make(name, runs[0], chosen.weights)
         judge = Judge(runs[0], extractor, chosen.n)
     except (*OPEN_ERRORS, ExtractorError, ValueError) as error:

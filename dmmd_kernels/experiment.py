@@ -52,12 +52,14 @@ class Run:
         folder: where it writes.
         deep: the kernel with the averaged weights.
         dataset: see Dataset.
+        step: steps of training behind the kernel.
     """
 
     settings: Settings
     folder: Path
     deep: DeepKernel
     dataset: Dataset
+    step: int = 0
 
     @property
     def schedule(self) -> Schedule:
@@ -223,4 +225,5 @@ def load_run(path: str | Path, device: str = "auto") -> Run:
     on = choose_device(device)
     dataset = dataset._replace(train=dataset.train.to(on))
     folder = found.path.parent.parent
-    return Run(settings, folder, deep.to(on).eval().requires_grad_(False), dataset)
+    deep = deep.to(on).eval().requires_grad_(False)
+    return Run(settings, folder, deep, dataset, found.step)

@@ -2,6 +2,7 @@
 
     pixels       the samples themselves
     classifier   a small network fitted to the training digits here, in seconds
+    random       colours and textures: channel means of a fixed random network, 39 numbers
     inception    InceptionV3 of torch-fidelity from a file of weights: 2048 features, class logits
     clip         a CLIP image encoder of transformers, from a folder
 
@@ -10,6 +11,7 @@ Nothing is downloaded. A library or file that is missing is an ExtractorError of
 
 from collections.abc import Callable
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,11 @@ class Extractor(NamedTuple):
     name: str
     features: Callable[[Tensor], Tensor]
     logits: Callable[[Tensor], Tensor] | None = None
+
+
+def usual(run: Run) -> str:
+    """The features a run is judged in unless told otherwise: none of them needs a file."""
+    return {"digits": "classifier", "patches": "random"}.get(run.settings.data, "pixels")
 
 
 def make(name: str, run: Run, weights: Path | None = None) -> Extractor:
@@ -59,14 +66,45 @@ def _classifier(run: Run, weights: Path | None) -> Extractor:
     return Extractor("classifier", _in_batches(net.features), _in_batches(net))
 
 
+def _random(run: Run, weights: Path | None) -> Extractor:
+    """Untrained features, for images that are like no network's training set.
+
+    Naeem et al. (ICML 2020) judge by such ones. Here: the mean colour, and of three convolutions
+    the mean over places of each channel after ReLU. Weights are N(0, 2 / fan-in) of one seed; the
+    first filters have mean zero, or else brightness would outweigh texture. They tell which colours
+    and textures there are, not where: patches have no place.
+    """
+    _need_images(run, "random")
+    widths = (run.dataset.train.shape[1], 12, 12, 12)
+    generator = data.generator_of(0)
+    filters = [
+        torch.randn(out, into, 3, 3, generator=generator) * (2 / (9 * into)) ** 0.5
+        for into, out in pairwise(widths)
+    ]
+    filters[0] -= filters[0].mean((2, 3), keepdim=True)
+
+    def means(x: Tensor) -> Tensor:
+        found = [x.mean((2, 3))]
+        for weight in filters:
+            x = torch.nn.functional.conv2d(x, weight, padding=1).relu()
+            found.append(x.mean((2, 3)))
+        return torch.cat(found, 1)
+
+    return Extractor("random", _in_batches(means))
+
+
 def _inception(run: Run, weights: Path | None) -> Extractor:
     path = _need(run, weights, "inception", "the file of InceptionV3's weights for FID")
+    try:
+        torch.load(path, weights_only=True)  # torch-fidelity would run what else a file holds
+    except Exception as error:  # of many kinds
+        raise ExtractorError(f"features=inception: {path} can't be read: {error}") from error
     module = _library("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity")
     try:
         net = module.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], str(path)
         )
-    except Exception as error:  # torch.load there reads tensors alone, and fails in many ways
+    except Exception as error:  # weights of another network
         raise ExtractorError(f"features=inception: {path} can't be read: {error}") from error
     return Extractor(
         "inception",
@@ -100,9 +138,15 @@ def _clip(run: Run, weights: Path | None) -> Extractor:
 EXTRACTORS: dict[str, Callable[[Run, Path | None], Extractor]] = {
     "pixels": _pixels,
     "classifier": _classifier,
+    "random": _random,
     "inception": _inception,
     "clip": _clip,
 }
+
+
+def _need_images(run: Run, name: str) -> None:
+    if run.dataset.train.ndim != 4:
+        raise ExtractorError(f"features={name} needs images, got {run.settings.data}")
 
 
 def _need(run: Run, weights: Path | None, name: str, what: str) -> Path:
@@ -110,8 +154,7 @@ def _need(run: Run, weights: Path | None, name: str, what: str) -> Path:
     Raises:
         ExtractorError: the samples are no images, or there is nothing at the path.
     """
-    if run.dataset.train.ndim != 4:
-        raise ExtractorError(f"features={name} needs images, got {run.settings.data}")
+    _need_images(run, name)
     if weights is None or not weights.exists():
         raise ExtractorError(
             f"features={name} needs --weights PATH, {what}, got {weights}; nothing is downloaded"

@@ -1,11 +1,12 @@
 """The evaluation: real data pass, copies and missing things are told, ablations write files."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
-from dmmd_kernels import ablations, evaluate, extractors, metrics
+from dmmd_kernels import ablations, evaluate, extractors, images, metrics
 from dmmd_kernels.experiment import load_run
 from tests.runs import fit
 
@@ -110,7 +111,7 @@ def test_particles_that_fly_off_end_the_program_with_a_sentence(finished, tmp_pa
         (["--features", "classifier"], "features=classifier is for digits"),
         (["--n", "3"], "n must be from 8 to 100, the data there are, got 3"),
         (["--nfe", "7"], "nfe must be a multiple of the 3 levels"),
-        (["--checkpoint", "nowhere"], "several --checkpoint are for --ablation kernel"),
+        (["--checkpoint", "nowhere"], "several --checkpoint are for --ablation kernel or training"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_a_sentence(finished, tmp_path, wrong, text, capsys):
@@ -125,3 +126,22 @@ def test_networks_are_never_downloaded(finished, tmp_path, name):
     dataset = run.dataset._replace(train=torch.zeros(9, 1, 4, 4))
     with pytest.raises(extractors.ExtractorError, match=r"needs --weights PATH.*nothing is down"):
         extractors.make(name, type(run)(run.settings, run.folder, run.deep, dataset))
+
+
+def test_random_features_tell_patches_from_their_pixels_in_disorder(finished):
+    pytest.importorskip("sklearn")
+    run = load_run(finished, "cpu")
+    patches = images.patches(16, 200, 200, seed=1).train
+    run = dataclasses.replace(run, dataset=run.dataset._replace(train=patches))
+    features = extractors.make("random", run).features
+    order = torch.randperm(16 * 16)
+    mixed = patches[100:].flatten(2)[..., order].unflatten(2, (16, 16))
+    assert features(patches).shape == (200, 39)
+    near, far = (metrics.fid(features(patches[:100]), features(x)) for x in (patches[100:], mixed))
+    assert far > 2 * near
+
+
+def test_the_point_of_a_checkpoint_is_its_step(finished, tmp_path):
+    found = main(finished, tmp_path, "--n", "20", "--seeds", "1", "--ablation", "training")
+    record = json.loads(found["training.json"].read_text())
+    assert [place for place, _ in record["points"]["dmmd"]] == [5]

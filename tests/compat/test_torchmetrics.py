@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dmmd_kernels import compat
+from dmmd_kernels import compat, metrics
 from dmmd_kernels.compat import torchmetrics as shim
 from tests.compat import plain
 
@@ -98,3 +98,22 @@ def test_too_few_samples_are_named():
         pytest.raises(ValueError, match="number of real samples, 60"),
     ):
         type(chosen).compute(chosen)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_fid_is_that_of_the_package_on_the_same_features():
+    fid = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is not installed")
+    identity = torch.nn.Flatten()
+    identity.num_features = 16
+    theirs = fid.FrechetInceptionDistance(feature=identity).set_dtype(torch.float64)
+    x, y = 1.3 * features(300).double(), features(250, shift=0.2).double()
+    theirs.update(y, real=True)
+    theirs.update(x, real=False)
+    assert metrics.fid(x, y) == pytest.approx(theirs.compute().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"degree": 2, "gamma": 0.1, "coef": 0.5}], ids=str)
+def test_kid_is_that_of_the_package_on_all_pairs(options):
+    poly_mmd = installed().poly_mmd
+    x, y = features(60).double(), features(60, shift=0.3).double()
+    assert metrics.kid(x, y, **options) == pytest.approx(poly_mmd(x, y, **options).item(), rel=1e-9)

@@ -1,0 +1,80 @@
+"""Extractors of other libraries read files of weights as those libraries write them."""
+
+import pathlib
+
+import pytest
+import torch
+
+from dmmd_kernels import extractors
+from dmmd_kernels.experiment import Dataset, Run, make_kernel
+from tests.runs import TINY
+
+
+class Runs:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.mark,)
+
+
+@pytest.fixture
+def run(tmp_path):
+    dataset = Dataset(torch.zeros(9, 3, 8, 8), 1.0)
+    return Run(TINY, tmp_path, make_kernel(TINY, torch.Size([2])), dataset)
+
+
+def test_clip_is_read_from_a_folder_that_transformers_saved(run, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    small = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 12, "image_size": 16}
+    small |= {"num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
+    torch.manual_seed(0)
+    net = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**small))
+    net.save_pretrained(tmp_path / "clip")
+    features = extractors.make("clip", run, tmp_path / "clip").features
+    x = torch.rand(70, 3, 8, 8) * 2 - 1  # more than one batch
+    assert features(x).shape == (70, 12)
+    white = torch.ones(1, 3, 16, 16)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+    with torch.no_grad():
+        want = net.eval()(pixel_values=(white - mean) / deviation).image_embeds
+    torch.testing.assert_close(features(white), want)
+
+
+def test_a_folder_that_is_no_clip_model_is_said_in_a_sentence(run, tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    (tmp_path / "clip").mkdir()
+    with pytest.raises(extractors.ExtractorError, match=r"features=clip: .* can't be read"):
+        extractors.make("clip", run, tmp_path / "clip")
+
+
+def test_inception_is_read_from_a_file_of_its_weights(run, tmp_path, monkeypatch):
+    module = pytest.importorskip(
+        "torch_fidelity.feature_extractor_inceptionv3",
+        reason="torch-fidelity, or torchvision which it needs, is not installed",
+    )
+    made, path = module.FeatureExtractorInceptionV3, tmp_path / "inception.pth"
+    torch.save({}, path)
+    with monkeypatch.context() as patched:
+        patched.setattr(made, "load_state_dict", lambda *_: None)  # weights stay random
+        net = made("inception-v3-compat", ["2048", "logits_unbiased"], str(path))
+    torch.save(net.state_dict(), path)
+    extractor = extractors.make("inception", run, path)
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    assert extractor.logits(x).shape == (2, 1008)
+    want = net(((x + 1) * 127.5).round().to(torch.uint8))[0]
+    torch.testing.assert_close(extractor.features(x), want.detach())
+    assert want.shape == (2, 2048)
+
+
+def test_a_file_of_weights_that_holds_code_is_refused_unrun(run, tmp_path):
+    mark, path = tmp_path / "mark", tmp_path / "inception.pth"
+    torch.save({"conv": Runs(mark)}, path)
+    with pytest.raises(extractors.ExtractorError, match=r"features=inception: .* can't be read"):
+        extractors.make("inception", run, path)
+    assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists(), "the file must be one that would have run"

@@ -20,7 +20,14 @@ from tqdm import tqdm
 
 from dmmd_kernels.data import generator_of
 from dmmd_kernels.experiment import CLEAN, Run
-from dmmd_kernels.samplers import ROWS, Level, data_features, is_linear, level_of
+from dmmd_kernels.samplers import (
+    ROWS,
+    Level,
+    data_features,
+    energy_level,
+    is_linear,
+    level_of,
+)
 
 FOLDER = "mean_features"
 _NOISE = 8  # a stream of random numbers beside those of experiment.py
@@ -60,6 +67,15 @@ def sides(run: Run, ts: list[float], *, noised: bool, rows: int = ROWS) -> Itera
         clouds = [x_0, noised_samples(run, t)] if noised else [x_0]
         features = [data_features(run.deep, x, t, rows) for x in clouds]
         yield level_of(run.deep, run.settings, t, *features)
+
+
+def particle_sides(run: Run, ts: list[float], *, rows: int = ROWS) -> Iterator[Level]:
+    """The Level of each t, falling, for flows of particles: `energy_level` below energy_below."""
+    above = [t for t in ts if t >= run.settings.energy_below]
+    if above:
+        yield from sides(run, above, noised=False, rows=rows)
+    for t in ts[len(above) :]:
+        yield energy_level(run.deep, run.settings, t, clean_samples(run), rows)
 
 
 def mean_features(run: Run, ts: list[float], *, noised: bool) -> Tensor:

@@ -30,7 +30,7 @@ from dmmd_kernels.checkpoint import CheckpointError
 from dmmd_kernels.data import generator_of, tile, write_grid
 from dmmd_kernels.diffusion import levels
 from dmmd_kernels.experiment import START, Run, load_run
-from dmmd_kernels.level_data import clean_samples, sides
+from dmmd_kernels.level_data import clean_samples, particle_sides, sides
 from dmmd_kernels.samplers import (
     FINAL_STEPS,
     METHODS,
@@ -128,7 +128,7 @@ def body(
     run, ts = replace(run, settings=settings), noise_levels(settings)
     if exact and run.deep.on_points:
         return adaptive_flow(run.deep, z, clean_samples(run), settings, ts)
-    found = sides(run, ts, noised=not exact, rows=rows)
+    found = particle_sides(run, ts, rows=rows) if exact else sides(run, ts, noised=True, rows=rows)
     return flow_of_features(run.deep, z, found, slope, settings, rows)
 
 
@@ -225,6 +225,8 @@ def add_sampling(parser: argparse.ArgumentParser, method: str | None = "dmmd") -
     add("--method", choices=METHODS, default=method, help="see above")
     add("--levels", type=int, help="T, noise levels from t_max to t_min")
     add("--steps", type=int, help="N_s, steps at each level")
+    add("--t_max", type=float, help="the level to begin at")
+    add("--energy_below", type=float, help="level below which particles flow by an energy kernel")
     add("--nfe", type=int, help="T N_s instead: N_s is nfe / T; the last two steps come on top")
     add("--particles", type=int, help="N_p, particles of a cloud")
     add("--step_size", type=float, help="c of the step η; as the run says, a quarter for a_...")
@@ -247,6 +249,8 @@ def open_run(checkpoint: str, chosen: argparse.Namespace) -> Run:
         "sample_levels": chosen.levels,
         "sample_steps": chosen.steps,
         "particles": chosen.particles,
+        "t_max": chosen.t_max,
+        "energy_below": chosen.energy_below,
         "backend": chosen.backend,
     }
     settings = replace(run.settings, **{k: v for k, v in wanted.items() if v is not None})

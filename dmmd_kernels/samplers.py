@@ -22,6 +22,7 @@ from dmmd_kernels.settings import Settings
 
 ROWS = 256  # images that go through the network at once
 FINAL_STEPS = 2
+ENERGY_KNEE = 0.2  # the noise level below which steps of an energy kernel shorten
 
 
 class Level(NamedTuple):
@@ -277,11 +278,31 @@ def data_features(deep: NoiseConditional, x: Tensor, t: float | Tensor, rows: in
     The witness of a linear kernel depends on the mean alone. Sums of blocks are in float64.
     """
     at = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(1)
-    parts = (deep(block[None], at)[0] for block in x.split(rows))
+    parts = _features(deep, x, at, rows)
     if not is_linear(deep.kernel(at)):
         return torch.cat(list(parts))
     total = torch.stack([part.double().sum(0) for part in parts]).sum(0)
     return (total / len(x)).to(x.dtype)[None]
+
+
+@torch.no_grad()
+def energy_level(
+    deep: NoiseConditional, settings: Settings, t: float, x_0: Tensor, rows: int = ROWS
+) -> Level:
+    """The Level at t with k = -|φ(x) - φ(y)| in place of the trained base kernel (ours).
+
+    Why: with a linear kernel particles rest once mean features agree, though single images are
+    not yet like the data. This witness is zero only where all of the features' distribution
+    agrees. Its slope does not fall with the distance, so steps are short where features change fast
+    with x, at small t.
+    """
+    at = torch.tensor([t], dtype=x_0.dtype, device=x_0.device)
+    eta = settings.energy_step * min(1.0, t / ENERGY_KNEE)
+    return Level(at, dk.energy(), eta, torch.cat(list(_features(deep, x_0, at, rows))))
+
+
+def _features(deep: NoiseConditional, x: Tensor, at: Tensor, rows: int) -> Iterator[Tensor]:
+    return (deep(block[None], at)[0] for block in x.split(rows))
 
 
 def is_linear(kernel: dk.Kernel) -> bool:

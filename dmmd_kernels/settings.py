@@ -123,6 +123,10 @@ class Settings:
         Literal["stable", "constant"],
         "stable: η = c σ(t)²/mean k(x, x'), which diverges near c = e; constant: η = c",
     ] = "stable"
+    energy_below: Annotated[
+        float, "noise level below which particles flow by an energy kernel on φ; 0: never"
+    ] = 0.0
+    energy_step: Annotated[float, "c of the steps there, η = c min(1, t / 0.2)"] = 3.0
     samples: Annotated[int, "samples drawn and judged at the end"] = 2000
 
     # The run
@@ -143,7 +147,7 @@ class Settings:
         for name in _AT_LEAST_ZERO:
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("learning_rate", "step_size", "width_start"):
+        for name in ("learning_rate", "step_size", "energy_step", "width_start"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.t_min <= self.t_max <= 1:
@@ -155,6 +159,13 @@ class Settings:
         for name in ("ema", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.energy_below != 0 and (
+            not 0 < self.energy_below <= 1 or self.features == "identity"
+        ):
+            raise SettingsError(
+                "energy_below must be 0, or a level up to 1 with a feature network; "
+                f"got {self.energy_below} and features={self.features}"
+            )
         if not self.unet_multipliers or min(self.unet_multipliers) < 1:
             raise SettingsError(
                 f"unet_multipliers must be at least 1 each, got {self.unet_multipliers}"
@@ -183,6 +194,7 @@ class Settings:
 # What may differ between a run and its continuation.
 _FREE = {"out", "device", "backend", "steps", "log_every", "save_every", "keep"}
 _FREE |= {"sample_levels", "sample_steps", "particles", "clean", "step_size", "samples"}
+_FREE |= {"energy_below", "energy_step"}
 _FREE |= {"data_root", "micro_levels", "channels_last", "compile"}
 _FREE |= {"keep_every", "grid_every", "tensorboard", "wandb"}
 

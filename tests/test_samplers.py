@@ -44,13 +44,13 @@ def run(request, tmp_path):
     return run_of(tmp_path, request.param)
 
 
-def naive(run, z, x, t):
+def naive(run, z, x, t, kernel=None):
     """∇ of mean_i k(φ(x_i), φ(z)) - mean_j k(φ(X_0^j), φ(z)), all pairs, x held."""
     at = torch.tensor([t], dtype=z.dtype)
     features = lambda images: run.deep(images[None], at)[0]
     z = z.clone().requires_grad_()
     a, b, clean = features(z), features(x).detach(), features(level_data.clean_samples(run))
-    k = lambda u, v: dk.kernel_matrix(u, v, run.deep.kernel(at[0])).mean(1)
+    k = lambda u, v: dk.kernel_matrix(u, v, kernel or run.deep.kernel(at[0])).mean(1)
     (slope,) = torch.autograd.grad((k(a, b) - k(a, clean)).sum(), z)
     return slope
 
@@ -90,6 +90,20 @@ def test_a_sampler_is_its_equation(run, method):
     assert (got - start).abs().max() > 1e-3, "the flow must move what is compared"
     torch.testing.assert_close(got, z)
     assert sample.evaluations(run.settings, method) == 6 + (2 if final else 0)
+
+
+def test_below_a_level_particles_flow_by_an_energy_kernel(tmp_path):
+    run = run_of(tmp_path, energy_below=0.6, energy_step=0.4, sample_steps=1, t_min=0.1)
+    z = sample.start(run, 5, 3).flatten(0, 1)
+    z = z - 0.3 * naive(run, z, z, 0.8)
+    for t, eta in ((0.45, 0.4), (0.1, 0.2)):
+        z = z - eta * naive(run, z, z, t, dk.energy())
+    torch.testing.assert_close(sample.draw_samples(run, 5, seed=3), z)
+    along = [
+        sample.draw_samples(r, 5, method="a_dmmd")
+        for r in (run, run_of(tmp_path, t_min=0.1, sample_steps=1))
+    ]
+    assert torch.equal(*along), "flows along f̂ keep the trained kernel"
 
 
 @pytest.mark.parametrize("method", EQUATIONS)

@@ -31,7 +31,15 @@ def test_unknown_settings_are_errors(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--steps", "0"], ["--t_min", "0.99"], ["--preset", "none"], ["--kernel=linear"], ["--ema=1"]],
+    [
+        ["--steps", "0"],
+        ["--t_min", "0.99"],
+        ["--preset", "none"],
+        ["--kernel=linear"],
+        ["--ema=1"],
+        ["--energy_below=0.4"],
+        ["--preset=digits", "--energy_step=0"],
+    ],
     ids=str,
 )
 def test_impossible_settings_are_errors(wrong):

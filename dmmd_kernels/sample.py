@@ -51,6 +51,9 @@ OnLevel = Callable[[float, Tensor], None]
 # seed (docs/method.md).
 APPROXIMATE_RATE = 0.25
 FINAL_RATE = {"dmmd_e": 100.0, "a_dmmd_a": 1.0, "a_dmmd_e": 1.0}
+FINAL_RATE_AFTER_ENERGY = (
+    10.0  # of dmmd_e with energy_below: 100 blurs what that flow has sharpened
+)
 
 
 def draw_samples(
@@ -76,7 +79,7 @@ def draw_samples(
         method: one of METHODS.
         step_size: c of the steps, see settings.step_rule; when None that of the settings, times
             APPROXIMATE_RATE where the method follows f̂.
-        eta_final: c of the last two steps; when None that of the settings times FINAL_RATE.
+        eta_final: c of the last two steps; `final_step` when None.
         seed: of the particles; the clean samples belong to the run.
         rows: images that go through the network at once; fewer than N_p cost one more pass.
         progress: show a progress bar.
@@ -139,7 +142,7 @@ def finish(
     """z after the method's last two steps at t_min, with η of c = eta_final; see draw_samples."""
     chosen = METHODS[method]
     assert chosen.final is not None, f"{method} has no last steps"
-    c = run.settings.step_size * FINAL_RATE[method] if eta_final is None else eta_final
+    c = final_step(run.settings, method) if eta_final is None else eta_final
     run = replace(run, settings=replace(run.settings, step_size=c))
     noised = chosen.final is approximate_slope
     (level,) = sides(run, [run.settings.t_min], noised=noised, rows=rows)
@@ -147,6 +150,12 @@ def finish(
     how = {"backend": run.settings.backend, "rows": rows}
     descend(run.deep, z, level, chosen.final, FINAL_STEPS, **how)
     return z
+
+
+def final_step(settings: Settings, method: str) -> float:
+    """c of the last two steps of the method where none is given."""
+    after_energy = method == "dmmd_e" and settings.energy_below > settings.t_min
+    return settings.step_size * (FINAL_RATE_AFTER_ENERGY if after_energy else FINAL_RATE[method])
 
 
 def evaluations(settings: Settings, method: str) -> int:

@@ -103,6 +103,7 @@ def test_below_a_level_particles_flow_by_an_energy_kernel(tmp_path):
         sample.draw_samples(r, 5, method="a_dmmd")
         for r in (run, run_of(tmp_path, t_min=0.1, sample_steps=1))
     ]
+    assert sample.final_step(run.settings, "dmmd_e") == 3.0
     assert torch.equal(*along), "flows along f̂ keep the trained kernel"
 
 

@@ -51,9 +51,8 @@ OnLevel = Callable[[float, Tensor], None]
 # seed (docs/method.md).
 APPROXIMATE_RATE = 0.25
 FINAL_RATE = {"dmmd_e": 100.0, "a_dmmd_a": 1.0, "a_dmmd_e": 1.0}
-FINAL_RATE_AFTER_ENERGY = (
-    10.0  # of dmmd_e with energy_below: 100 blurs what that flow has sharpened
-)
+# Of dmmd_e with energy_below: 100 would blur what that flow has sharpened.
+FINAL_RATE_AFTER_ENERGY = 10.0
 
 
 def draw_samples(

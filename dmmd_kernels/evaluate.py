@@ -192,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
         choices=EXTRACTORS,
         help="classifier for digits, random for patches, else pixels",
     )
-    add("--weights", type=Path, help="of inception (a file) or clip (a folder)")
+    add("--weights", type=Path, help="of inception (a .safetensors file) or clip (a folder)")
     add("--out", type=Path, help="folder of the results; evaluation in the run's when left out")
     add("--seed", type=int, default=0, help="of the particles, the first of --seeds (0)")
     add("--seeds", type=int, default=3, help="ablations: how many seeds (3)")

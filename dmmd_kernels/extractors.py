@@ -3,7 +3,7 @@
     pixels       the samples themselves
     classifier   a small network fitted to the training digits here, in seconds
     random       colours and textures: channel means of a fixed random network, 39 numbers
-    inception    InceptionV3 of torch-fidelity from a file of weights: 2048 features, class logits
+    inception    InceptionV3 of torch-fidelity from a .safetensors file: 2048 features, class logits
     clip         a CLIP image encoder of transformers, from a folder
 
 Nothing is downloaded. A library or file that is missing is an ExtractorError of one sentence.
@@ -13,9 +13,11 @@ from collections.abc import Callable
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dmmd_kernels import data, metrics
@@ -94,16 +96,23 @@ def _random(run: Run, weights: Path | None) -> Extractor:
 
 
 def _inception(run: Run, weights: Path | None) -> Extractor:
-    path = _need(run, weights, "inception", "the file of InceptionV3's weights for FID")
+    what = "InceptionV3's weights for FID as a .safetensors file"
+    path = _need(run, weights, "inception", what)
     try:
-        torch.load(path, weights_only=True)  # torch-fidelity would run what else a file holds
+        tensors = load_file(path)
     except Exception as error:  # of many kinds
-        raise ExtractorError(f"features=inception: {path} can't be read: {error}") from error
+        raise ExtractorError(
+            f"features=inception: {path} can't be read as safetensors: {error}; "
+            "save the tensors of a file you trust with safetensors.torch.save_file"
+        ) from error
     module = _library("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity")
+    names = ["2048", "logits_unbiased"]
     try:
-        net = module.FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], str(path)
-        )
+        with TemporaryDirectory() as folder:
+            # torch-fidelity unpickles what it is given: here a file of ours, of tensors alone.
+            ours = Path(folder, "inception.pth")
+            torch.save(tensors, ours)
+            net = module.FeatureExtractorInceptionV3("inception-v3-compat", names, str(ours))
     except Exception as error:  # weights of another network
         raise ExtractorError(f"features=inception: {path} can't be read: {error}") from error
     return Extractor(

@@ -12,7 +12,11 @@
 #include <immintrin.h>
 #endif
 
+#ifdef DMMD_SANITIZED  // what is forced inline there takes the compiler minutes
+#define DMMD_INLINE inline
+#else
 #define DMMD_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace dmmd::cpu::DMMD_ISA {
 

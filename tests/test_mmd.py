@@ -158,6 +158,13 @@ def test_the_linear_kernel_keeps_its_accuracy_far_from_the_origin():
     assert dk.mmd2(x, y, dk.linear()).item() == pytest.approx(exact.item(), rel=1e-3)
 
 
+def test_the_linear_kernel_of_huge_points_is_finite():
+    """Their sums' squares would not be."""
+    x, y = torch.randn(4096, 3) + 1e17, torch.randn(4096, 3)
+    got, exact = (dk.mmd2(x.to(t), y.to(t), dk.linear()) for t in (torch.float32, torch.float64))
+    torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("clouds", ["random", "distant", "clustered", "digits"])
 def test_gradients_of_the_linear_kernel_are_accurate(clouds):
     """16 ulps of the largest entry, against float64 and without help from a plain one's error."""

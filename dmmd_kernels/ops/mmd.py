@@ -236,7 +236,7 @@ def _off_diagonal_scale(a: Tensor) -> Tensor:
 def _linear_mmd2(x: Tensor, y: Tensor, how: How) -> Tensor:
     """The quadratic form for weights 1/n: |x̄ - ȳ|², or unbiased
 
-        (|Σxᵢ|² - Σ|xᵢ|²)/n(n - 1) + (|Σyⱼ|² - Σ|yⱼ|²)/m(m - 1) - 2⟨Σxᵢ, Σyⱼ⟩/nm.
+        (n|x̄|² - Σ|xᵢ|²/n)/(n - 1) + (m|ȳ|² - Σ|yⱼ|²/m)/(m - 1) - 2⟨x̄, ȳ⟩.
 
     It does not feel the origin, so it is taken at the mean o of a sixteenth of y, where sums keep
     their digits: m|ȳ - o|² ≤ 16 Σ|yⱼ - ȳ|² for any such o.
@@ -246,21 +246,21 @@ def _linear_mmd2(x: Tensor, y: Tensor, how: How) -> Tensor:
     sum_y, squares_y = _sums(y, None, origin, how)
     if not how[0]:
         return (sum_x / x.shape[-2] - sum_y / y.shape[-2]).square().sum((-2, -1))
-    sums, squares = _joined(sum_x, sum_y), _joined(squares_x, squares_y)
-    of_sums, of_squares = _for_sizes(_linear_coefficients, x, y)
-    return (of_sums * (sums @ sums.mT)).sum((-2, -1)) - (of_squares * squares).sum((-2, -1))
+    shares, of_means, of_squares = _for_sizes(_linear_coefficients, x, y)
+    means, squares = shares * _joined(sum_x, sum_y), shares * _joined(squares_x, squares_y)
+    return (of_means * (means @ means.mT)).sum((-2, -1)) - (of_squares * squares).sum((-2, -1))
 
 
 def _joined(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat((a, b) if a.shape == b.shape else torch.broadcast_tensors(a, b), -2)
 
 
-def _linear_coefficients(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """(2, 2) of the products of the two sums, and (2, 1) of the sums of squares."""
+def _linear_coefficients(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """1/n and 1/m, (2, 1); (2, 2) of the products of the two means, (2, 1) of the mean squares."""
     n, m = len(a), len(b)
-    within = a.new_tensor([1 / (n * (n - 1)), 1 / (m * (m - 1))])
-    across = a.new_tensor([[0, -1 / (n * m)], [-1 / (n * m), 0]])
-    return within.diag() + across, within[:, None]
+    of_means = a.new_tensor([[n / (n - 1), -1], [-1, m / (m - 1)]])
+    of_squares = a.new_tensor([[1 / (n - 1)], [1 / (m - 1)]])
+    return torch.stack([a[:1], b[:1]]), of_means, of_squares
 
 
 def _weighted_linear_mmd2(x: Tensor, y: Tensor, a: Tensor, b: Tensor, how: How) -> Tensor:

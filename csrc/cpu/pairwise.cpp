@@ -31,11 +31,21 @@ struct Cut {
   int64_t sums() const { return f + g + q; }
 };
 
+/// Items of nearly equal size, of whole blocks of the rows that products are made of.
+template <class T>
+int64_t rows_of_item(const Sweep<T>& sweep) {
+  constexpr int64_t block = 6;
+  const int64_t most = sweep.regime.rows, n = std::max<int64_t>(sweep.problem.n, 1);
+  if (sweep.regime.method != Method::products) return most;
+  const int64_t items = (n + most - 1) / most;
+  return round_up((n + items - 1) / items, block);
+}
+
 template <class T>
 Cut cut(const Sweep<T>& sweep, bool second_order, int64_t tasks) {
   const Problem<T>& a = sweep.problem;
   Cut cut;
-  cut.rows = sweep.regime.rows;
+  cut.rows = rows_of_item(sweep);
   cut.row_blocks = (a.n + cut.rows - 1) / cut.rows;
   cut.tiles = (a.m + sweep.width - 1) / sweep.width;
   const int64_t items = std::max<int64_t>(tasks * a.blocks * cut.row_blocks, 1);

@@ -15,7 +15,7 @@ namespace dmmd::cpu {
 
 constexpr int kGroup = 4;    // rows whose sums lie interleaved
 constexpr int kPanel = 128;  // bytes; lanes of a panel, and what widths of tiles are multiples of
-constexpr int64_t kMaxStrip = 48;
+constexpr int64_t kMaxStrip = 126;
 
 template <class T>
 constexpr int64_t kLanes = kPanel / int64_t(sizeof(T));
@@ -32,13 +32,15 @@ struct Regime {
   Method method;
   int64_t strip;  // rows whose pairs are held at once
   int64_t width;  // bytes of a row of a tile
-  int64_t rows;   // of an item
+  int64_t rows;   // of an item, at most
 };
 
 constexpr Regime kRegimes[] = {
     {3, Method::registers, 8, 768, 96},
     {8, Method::differences, 8, 768, 96},
-    {INT64_MAX, Method::products, 48, 384, 96},
+    {512, Method::products, 48, 384, 96},
+    // Tiles beyond the L2: more rows for each time that one is read.
+    {INT64_MAX, Method::products, 126, 384, 126},
 };
 
 constexpr const Regime& regime_of(int64_t d) {

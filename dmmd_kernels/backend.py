@@ -8,19 +8,23 @@ A backend is a module that has every op under the same name and signature, plus
 
 Named explicitly, a backend runs or raises; it never gives way to another. Under "auto" the first
 able one of the device's preference runs. Passing over a preferred one warns once per reason;
-with DMMD_STRICT=1 in the environment it is an error.
+with DMMD_STRICT=1 in the environment it is an error. Where plain torch was measured to be faster
+than C++ (crossover.json, written by benchmarks/crossover.py), "auto" takes it, and says nothing.
 """
 
+import json
+import math
 import os
 import warnings
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dmmd_kernels.kernels import Kernel, Mixture, energy
+from dmmd_kernels.kernels import Kernel, Mixture, energy, polynomial
 
 _MODULES = {
     "triton": "dmmd_kernels._triton",
@@ -37,8 +41,46 @@ class BackendError(RuntimeError):
     """The backend that was asked for cannot run this call."""
 
 
-def pick(name: str, z: Tensor, kernel: Mixture, precision: str) -> ModuleType:
-    """The module that runs this call.
+class Crossover(NamedTuple):
+    """Where plain torch is faster than C++.
+
+    Attributes:
+        least_d: nowhere below it.
+        rows: (d, least, most) pairs by operator and kind of kernel, the largest d first; what
+            counts is the first row whose d is not above that of the points.
+    """
+
+    least_d: float
+    rows: dict[tuple[str, bool], list[Any]]
+
+    @classmethod
+    def read(cls, table: dict) -> "Crossover":
+        """From what crossover.json holds."""
+        rows = {
+            (op, kind == "radial"): sorted(own, reverse=True)
+            for kind in ("radial", "polynomial")
+            for op, own in table[kind].items()
+        }
+        return cls(min((own[-1][0] for own in rows.values()), default=math.inf), rows)
+
+    def has(self, op: str, z: Tensor, x: Tensor, kernel: Mixture) -> bool:
+        """Whether the operator's pairs of z (n, d) and x (m, d) are such; blocks never are."""
+        d, pairs = z.shape[-1], z.shape[-2] * x.shape[-2]
+        if z.ndim > 2 or x.ndim > 2 or kernel.params.ndim > 2:
+            return False
+        for at_least, least, most in self.rows.get((op, kernel.is_radial), ()):
+            if d >= at_least:
+                return least <= pairs <= most
+        return False
+
+
+_crossover = Crossover.read(json.loads(Path(__file__).with_name("crossover.json").read_text()))
+
+
+def pick(
+    name: str, z: Tensor, kernel: Mixture, precision: str, op: str = "", x: Tensor | None = None
+) -> ModuleType:
+    """The module that runs this call, of an operator that meets all pairs of z and x.
 
     Raises:
         BackendError: the named backend cannot, or "auto" would fall back under DMMD_STRICT=1.
@@ -47,7 +89,10 @@ def pick(name: str, z: Tensor, kernel: Mixture, precision: str) -> ModuleType:
     if precision not in _PRECISIONS:
         raise ValueError(f"precision must be 'highest' or 'high', got {precision!r}")
     if name == "auto":
-        return _first_able(z, kernel, precision)
+        module = _first_able(z, kernel, precision)
+        if x is None or z.shape[-1] < _crossover.least_d or module is not load("native"):
+            return module
+        return load("reference") if _crossover.has(op, z, x, kernel) else module
     if name not in _MODULES:
         raise ValueError(f"backend must be 'auto', {', '.join(map(repr, _MODULES))}, got {name!r}")
     module = load(name)
@@ -56,12 +101,28 @@ def pick(name: str, z: Tensor, kernel: Mixture, precision: str) -> ModuleType:
     return module
 
 
-def chosen(z: Tensor, kernel: Kernel, *, precision: str = "highest") -> str:
-    """The name of the backend that "auto" takes for points z (…, d): what ran, or would run."""
+def chosen(
+    z: Tensor,
+    kernel: Kernel,
+    x: Tensor | None = None,
+    *,
+    op: str = "quadratic_form",
+    precision: str = "highest",
+) -> str:
+    """The name of the backend that "auto" takes: what ran, or would run.
+
+    Args:
+        z, x: points (…, n, d) and (…, m, d) that meet in pairs; x is z when None.
+        op: a function of the backends; that of `mmd2` by default, for which z is the joint sample.
+            A linear kernel has no pairs: `mmd2` sums its rows, all other ops are torch's products.
+    """
     mixtures = kernel.lower(z).mixtures
-    if not mixtures:
-        return "reference"  # closed forms in torch: linear kernels have no pairs
-    module = pick("auto", z, mixtures[0], precision)
+    if mixtures:
+        module = pick("auto", z, mixtures[0], precision, op, z if x is None else x)
+    elif op.startswith("quadratic_form") and z.is_cpu:
+        module = pick("auto", z, polynomial(1).lower(z).mixtures[0], precision)
+    else:
+        return "reference"
     return next(name for name in _MODULES if load(name) is module)
 
 
@@ -73,7 +134,8 @@ def regime(
     On Triton the regime and its tiles: "direct" (differences), "fused" (tensor cores) or "panels"
     (library products), for a sweep with a gradient if `grad`. Elsewhere the backend alone.
     """
-    name = chosen(z, kernel, precision=precision)
+    op = "potential_grad" if grad else "potential"
+    name = chosen(z, kernel, x, op=op, precision=precision)
     if name != "triton":
         return name
     parts = (load(name).regime(z, x, m, grad=grad) for m in kernel.lower(z).mixtures)

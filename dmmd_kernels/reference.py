@@ -169,7 +169,7 @@ def quadratic_form(
     """Σᵢⱼ c_ij K(u_i, u_j), one number per block, for symmetric c."""
     _, q = _pairs(u, u, kernel)
     pairs = _coefficients(u, v, w) * _value(q, kernel)
-    return _without_diagonal(pairs, skip_diagonal).sum((-2, -1))
+    return _total(_without_diagonal(pairs, skip_diagonal))
 
 
 def quadratic_form_and_grad(
@@ -288,7 +288,12 @@ def _along_turn(twist: Tensor, turn: Tensor | None, b: Tensor) -> Tensor:
 def _parameter_sums(pair: Tensor, values: list[tuple], skip_diagonal: bool) -> Tensor:
     """Σᵢⱼ pair_ij · values_ij for each component and parameter, (L, 3)."""
     sums = [
-        [_without_diagonal(pair * value, skip_diagonal).sum((-2, -1)) for value in component]
+        [_total(_without_diagonal(pair * value, skip_diagonal)) for value in component]
         for component in values
     ]
     return torch.stack([torch.stack(row, -1) for row in sums], -2)
+
+
+def _total(pairs: Tensor) -> Tensor:
+    """The sum of a matrix, of its rows first: bits that no number of threads changes."""
+    return pairs.sum(-1).sum(-1)

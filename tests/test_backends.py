@@ -1,12 +1,14 @@
 """Every backend function against its definition, and the rules of choosing a backend."""
 
 import inspect
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, reference
+from dmmd_kernels import backend, native, reference
 from dmmd_kernels.kernels import Mixture
 from tests.cases import (
     CLOUDS,
@@ -268,7 +270,60 @@ def test_what_auto_takes_can_be_asked():
     z = torch.zeros(3, 2, device=DEVICE)
     able = [n for n in backend._PREFERENCE[DEVICE] if backend.report(z.device)[n] is None]
     assert backend.chosen(z, dk.gaussian(1.0)) == able[0]
-    assert backend.chosen(z, dk.linear()) == "reference"
+    rows = "native" if DEVICE == "cpu" else "reference"  # a linear kernel has no pairs
+    assert backend.chosen(z, dk.linear()) == rows
+    assert backend.chosen(z, dk.linear(), op="potential") == "reference"
+
+
+needs_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="it is CPUs that have a table of crossovers")
+
+
+@needs_cpu
+@pytest.mark.parametrize(
+    ("m", "d", "kernel", "expected"),
+    [
+        (4, 3, dk.energy(), "reference"), (5, 7, dk.energy(), "reference"),
+        (3, 3, dk.energy(), "native"), (6, 3, dk.energy(), "native"),
+        (4, 2, dk.energy(), "native"), (4, 8, dk.energy(), "native"),
+        (4, 3, dk.polynomial(2), "native"),
+    ],
+)  # fmt: skip
+def test_auto_takes_plain_torch_where_the_table_says_it_is_faster(
+    m, d, kernel, expected, monkeypatch
+):
+    rows = [[3, 12, 15], [8, 1, 0]]  # 12 to 15 pairs, for d from 3 to 7
+    table = backend.Crossover.read({"radial": {"potential": rows}, "polynomial": {}})
+    monkeypatch.setattr(backend, "_crossover", table)
+    calls = []
+    for module in (native, reference):
+        own = partial(lambda module, *_: calls.append(module) or torch.ones(3, 1), module)
+        monkeypatch.setattr(module, "potential", own)
+    z, x = torch.ones(3, d), torch.ones(m, d)
+    dk.potential(z, x, torch.ones(m, 1), kernel)
+    dk.potential(z, x, torch.ones(m, 1), kernel, backend="native")
+    assert calls == [backend.load(expected), native]
+    assert backend.chosen(z, kernel, x, op="potential") == expected
+
+
+@needs_cpu
+@pytest.mark.parametrize("op", ["potential", "potential_grad", "params_grad", "quadratic_form"])
+def test_plain_torch_repeats_bit_for_bit_where_auto_may_take_it(op):
+    """Its own sums over a whole matrix depend on the number of threads; sums of rows do not."""
+    z, _, v, _ = problem(256, 256, 512)
+    tensors = {"potential": (z, z, v), "quadratic_form": (z, v, v)}.get(op, (z, z, v, v))
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(getattr(reference, op)(*tensors, compiled_form("polynomial", z)))
+    torch.set_num_threads(threads)
+    assert torch.equal(*results)
+
+
+@needs_cpu
+def test_the_table_is_what_the_benchmark_writes():
+    assert set(backend._crossover.rows) <= set(product(FUNCTIONS, (True, False)))
+    for rows in backend._crossover.rows.values():
+        assert all(len(row) == 3 and row[0] >= backend._crossover.least_d for row in rows)
 
 
 def test_the_clouds_are_hard():

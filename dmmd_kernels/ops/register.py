@@ -123,7 +123,7 @@ class Operator:
         mixture = Mixture(profiles, z if at is None else tensors[at])
         if at is not None:
             tensors[at] = mixture
-        module = pick(backend, z, mixture, precision)
+        module = pick(backend, z, mixture, precision, self.name, tensors[1])
         if not module.READS_VECTORS and _has_vectors(arguments[: self._count]):
             return self._in_columns(self._run, arguments)
         if self._has_diagonal:

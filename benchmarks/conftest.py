@@ -30,14 +30,18 @@ SLOW = 2.0  # seconds of a call that is timed once more, and no oftener
 _SWEPT = 2**27  # bytes; more than any L2 cache here
 
 
+@pytest.fixture(autouse=True)
+def in_time():
+    if perf_counter() > DEADLINE:
+        pytest.skip("DMMD_BENCH_SECONDS are over")
+
+
 @pytest.fixture
 def measure(benchmark):
     """measure(op, provider, case): checks the provider, times it, and notes what is known."""
     warnings.simplefilter("ignore")  # of the peers; ours are tested in tests/
 
     def run(op: str, provider, case: Case) -> None:
-        if perf_counter() > DEADLINE:
-            pytest.skip("DMMD_BENCH_SECONDS are over")
         p = problem(case)
         if reason := provider.why_not(op, p):
             pytest.skip(f"{provider.name}: {reason}")

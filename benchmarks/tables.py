@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 PLOTTED_D = 64
+ALONE = "memory_and_threads"  # the suite without peers
 TIMES = ("median_ms", "low_ms", "high_ms")
 
 Row = dict
@@ -90,8 +91,11 @@ def keep(result: Result) -> Path:
 
 
 def page(result: Result) -> str:
-    """Every measurement of a suite, one table per op."""
-    lines = [f"### {result['suite']} on {result['hardware']}", "", caption(result)]
+    """Every measurement of a suite, one table per op; of ours alone, one table."""
+    suite = result["suite"].replace("_", " ")
+    lines = [f"### {suite} on {result['hardware']}", "", caption(result)]
+    if result["suite"] == ALONE:
+        return "\n".join([*lines, "", *table_alone(result["rows"])])
     for op, rows in groupby(sorted(result["rows"], key=order), key=lambda row: row["op"]):
         lines += ["", f"`{op}`", "", *table(list(rows))]
     return "\n".join(lines)
@@ -147,11 +151,34 @@ def table(rows: list[Row]) -> list[str]:
     return lines
 
 
+def table_alone(rows: list[Row]) -> list[str]:
+    """What a call of ours takes in memory, and gains from its threads."""
+    lines = [
+        "| op | kernel | n × m × d | ms | error | threads | ms on one | gain | MB of memory |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        cells = [
+            f"`{row['op']}`",
+            row["kernel"],
+            shape(row),
+            digits(row["median_ms"]),
+            f"{row['error']:.1e}",
+            f"{row['threads']}",
+            digits(row["one_thread_ms"]) if "one_thread_ms" in row else "",
+            f"{row['speedup']:.2f}×" if "speedup" in row else "",
+            digits(row["peak_mb"]) if "peak_mb" in row else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def summary(results: list[Result]) -> str:
     """For each hardware and op, our fastest backend and the fastest peer on its largest problem."""
     lines = []
+    compared = (result for result in results if result["suite"] != ALONE)
     by_hardware = sorted(
-        results, key=lambda result: (result["device"] != "cuda", result["hardware"])
+        compared, key=lambda result: (result["device"] != "cuda", result["hardware"])
     )
     for name, group in groupby(by_hardware, key=lambda result: result["hardware"]):
         rows = [row for result in group for row in result["rows"]]
@@ -210,6 +237,8 @@ def share(row: Row) -> str:
 
 def plot(result: Result) -> Path | None:
     """witness_grad: time against n, for every provider. None when there is no line to draw."""
+    if result["suite"] == ALONE:
+        return None
     lines: dict[str, dict[int, float]] = {}
     for row in result["rows"]:
         is_square = row["n"] == row["m"] and row["d"] == PLOTTED_D and not row["batch"]

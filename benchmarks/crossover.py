@@ -1,6 +1,6 @@
 """Where plain torch is faster than C++ on this CPU, as data for backend="auto".
 
-    python -m benchmarks.crossover            print it, two minutes
+    python -m benchmarks.crossover            print it, a minute on an idle machine
     python -m benchmarks.crossover --save     and keep it in dmmd_kernels/crossover.json
 
 `reference` is the only plain torch that obeys the accuracy rule, so it is what C++ is held against:

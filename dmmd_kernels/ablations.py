@@ -15,6 +15,8 @@ from dmmd_kernels.sample import body, draw_samples, evaluations, finish, start
 PARTICLES = (4, 10, 25, 50, 100, 200)
 STEPS = (1, 2, 5, 10, 20)
 FINAL_RATES = (1.0, 10.0, 50.0, 100.0, 200.0)
+KERNEL_RATES = (0.5, 1.0, 2.0, 5.0, 20.0)
+CHOOSES = ("kernel", "denoising")  # the best place on the first seed
 # name of the curve → (place on the axis, scores by seed); None where particles flew off
 Points = dict[str, list[tuple[float, list[Scores | None]]]]
 
@@ -44,14 +46,14 @@ def nfe(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
 
 
 def kernel(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
-    """One run for each base kernel, by DMMD and by a-DMMD."""
-    return {
-        f"{method}, {run.settings.kernel}": [
-            (float(place), _judged(run, judge, method, seeds, rows))
+    """One run for each base kernel, by DMMD at several η: slopes differ in size between kernels."""
+    found = Points()
+    for run in runs:
+        rates = [rate * run.settings.step_size for rate in KERNEL_RATES]
+        found[run.settings.kernel] = [
+            (c, _judged(_with(run, step_size=c), judge, "dmmd", seeds, rows)) for c in rates
         ]
-        for place, run in enumerate(runs)
-        for method in ("dmmd", "a_dmmd")
-    }
+    return found
 
 
 def training(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
@@ -87,7 +89,7 @@ ABLATIONS = {
 AXES = {
     "particles": "N_p",
     "nfe": "NFE",
-    "kernel": "run",
+    "kernel": "η",
     "training": "step of training",
     "denoising": "η_final",
 }
@@ -111,13 +113,13 @@ def write(folder: Path, runs: list[Run], judge: Judge, chosen: argparse.Namespac
     from dmmd_kernels.figures import ablation_figure
 
     name = chosen.ablation
-    seeds = list(range(chosen.seed, chosen.seed + chosen.seeds))
+    seeds = list(range(chosen.seed, chosen.seed + (chosen.seeds or 3)))
     found = ABLATIONS[name](runs, judge, seeds, chosen.rows)
     floor = judge.floor()
-    text = table(summary(found, choose=name == "denoising") | {"real": floor})
+    text = table(summary(found, choose=name in CHOOSES) | {"real": floor})
     about = f"features: {judge.extractor.name}; seeds: {seeds}; {AXES[name]} follows each name\n"
-    if name == "denoising":
-        about += f"η_final is the best on seed {seeds[0]}; scores are means over the others\n"
+    if name in CHOOSES and len(seeds) > 1:
+        about += f"{AXES[name]} is the best on seed {seeds[0]}; scores are means over the others\n"
     points = {
         curve: [[place, [row and row._asdict() for row in by_seed]] for place, by_seed in along]
         for curve, along in found.items()

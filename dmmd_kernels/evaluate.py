@@ -1,6 +1,6 @@
 """How good the samples of a run are, and what real data would score.
 
-python -m dmmd_kernels.evaluate --checkpoint runs/digits --method a_dmmd_e
+python -m dmmd_kernels.evaluate --checkpoint runs/digits --method a_dmmd_e --seeds 3
 python -m dmmd_kernels.evaluate --checkpoint runs/cifar10 --features inception --weights FILE
 python -m dmmd_kernels.evaluate --checkpoint runs/digits --ablation particles
 
@@ -15,14 +15,16 @@ where none are held out), in the features of --features:
   nearest, 5 %       distance to the nearest training datum, mean and quantile; that of held-out
                      data stands in the row `real`: samples much nearer are copies
 
-The row `real` is as many training data against the same held-out ones: the floor. Ablations, each a
-table (.json and .txt) and a figure: particles (N_p), nfe (N_s), kernel (one --checkpoint for each),
-training (checkpoints of one run), denoising (the last two steps; η_final is chosen on the first
-seed and judged on the others).
+The row `real` is as many training data against the same held-out ones: the floor. With several
+--seeds a row is their mean, and FID is told of each seed. Where there are classes, so is the share
+of each among all samples. Ablations, each a table (.json and .txt) and a figure: particles (N_p),
+nfe (N_s), kernel (one --checkpoint for each, at several η), training (checkpoints of one run),
+denoising (the last two steps); η and η_final are chosen on the first seed and judged on the others.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +36,15 @@ from dmmd_kernels import extractors, metrics
 from dmmd_kernels.data import batch_indices, generator_of
 from dmmd_kernels.experiment import FRESH, Run
 from dmmd_kernels.extractors import EXTRACTORS, Extractor, ExtractorError
-from dmmd_kernels.sample import OPEN_ERRORS, add_sampling, draw_samples, evaluations, open_run
+from dmmd_kernels.sample import (
+    OPEN_ERRORS,
+    add_sampling,
+    body,
+    evaluations,
+    finish,
+    open_run,
+    start,
+)
 from dmmd_kernels.samplers import METHODS
 
 SUBSET, SUBSETS = 1000, 100
@@ -139,26 +149,55 @@ def _parts(run: Run) -> tuple[Tensor, Tensor]:
     return train * scale, held_out.cpu() * scale
 
 
-def draw_and_judge(
-    run: Run, judge: Judge, methods: list[str], chosen: argparse.Namespace
-) -> tuple[dict[str, Scores], dict[str, Tensor]]:
-    """The scores and the samples of each method, and of real data."""
-    samples = {
-        method: draw_samples(
-            run,
-            judge.n,
-            method=method,
-            step_size=chosen.step_size,
-            eta_final=chosen.eta_final,
-            seed=chosen.seed,
-            rows=chosen.rows,
-            progress=True,
-        ).cpu()
+def draw(
+    run: Run, methods: list[str], n: int, seed: int, chosen: argparse.Namespace
+) -> dict[str, Tensor]:
+    """`draw_samples` of each method, (n, *shape); a way that several methods go is gone once."""
+    ends: dict[Callable[..., Tensor], Tensor] = {}
+    found = {}
+    for method in methods:
+        way, last = METHODS[method]
+        if way not in ends:
+            steps = body(run, start(run, n, seed), method, chosen.step_size, rows=chosen.rows)
+            *_, (_, ends[way]) = tqdm(steps, f"{method}, seed {seed}", run.settings.sample_levels)
+        z = ends[way]
+        if last is not None:
+            z = finish(run, z, method, chosen.eta_final, rows=chosen.rows)
+        found[method] = (z.flatten(0, 1)[:n] * run.dataset.scale).cpu()
+    return found
+
+
+class Report(NamedTuple):
+    """Samples of each method, judged; and real data.
+
+    Attributes:
+        scores: one for each seed.
+        shares: of the classes among the samples of all seeds, (C,); {} without classes.
+        samples: of the first seed, (n, *shape).
+    """
+
+    scores: dict[str, list[Scores]]
+    shares: dict[str, list[float]]
+    samples: dict[str, Tensor]
+
+
+def report(
+    run: Run, judge: Judge, methods: list[str], seeds: list[int], chosen: argparse.Namespace
+) -> Report:
+    """Draws judge.n samples by each method on each seed and judges them."""
+    drawn = [draw(run, methods, judge.n, seed, chosen) for seed in seeds]
+    nfe = {method: evaluations(run.settings, method) for method in methods}
+    scores = {
+        method: [judge.scores(samples[method], nfe[method]) for samples in drawn]
         for method in methods
     }
-    nfe = {method: evaluations(run.settings, method) for method in methods}
-    rows = {method: judge.scores(z, nfe[method]) for method, z in samples.items()}
-    return rows | {"real": judge.floor()}, samples | {"real": judge.real}
+    shares = {}
+    if judge.extractor.logits is not None:
+        seen = {method: torch.cat([samples[method] for samples in drawn]) for method in methods}
+        seen["real"] = judge.real
+        told = {name: judge.logits(x.clamp(-1, 1)) for name, x in seen.items()}
+        shares = {name: metrics.class_shares(logits).tolist() for name, logits in told.items()}
+    return Report(scores | {"real": [judge.floor()]}, shares, drawn[0] | {"real": judge.real})
 
 
 def table(rows: dict[str, Scores]) -> str:
@@ -168,6 +207,23 @@ def table(rows: dict[str, Scores]) -> str:
     lines = [" " * wide + "".join(f"{title:>11}" for title in titles)]
     for name, row in rows.items():
         lines.append(f"{name:<{wide}}" + "".join(f"{_cell(value):>11}" for value in row))
+    return "\n".join(lines)
+
+
+def fid_by_seed(scores: dict[str, list[Scores]]) -> str:
+    """FID of each seed as text."""
+    rows = {name: found for name, found in scores.items() if len(found) > 1}
+    return "\n".join(
+        f"fid of {name}: " + ", ".join(f"{row.fid:.2f}" for row in found)
+        for name, found in rows.items()
+    )
+
+
+def class_table(shares: dict[str, list[float]]) -> str:
+    """Percent of each class as text."""
+    lines = ["% of each class"]
+    for name, row in shares.items():
+        lines.append(f"{name:<12}" + "".join(f"{100 * share:>6.1f}" for share in row))
     return "\n".join(lines)
 
 
@@ -195,7 +251,7 @@ def parser() -> argparse.ArgumentParser:
     add("--weights", type=Path, help="of inception (a .safetensors file) or clip (a folder)")
     add("--out", type=Path, help="folder of the results; evaluation in the run's when left out")
     add("--seed", type=int, default=0, help="of the particles, the first of --seeds (0)")
-    add("--seeds", type=int, default=3, help="ablations: how many seeds (3)")
+    add("--seeds", type=int, help="how many seeds; 1, for ablations 3")
     add("--ablation", choices=("particles", "nfe", "kernel", "training", "denoising"))
     add_sampling(found, method=None)
     return found
@@ -229,15 +285,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _report(folder: Path, run: Run, judge: Judge, chosen: argparse.Namespace) -> None:
     methods = [chosen.method] if chosen.method else list(METHODS)
-    rows, samples = draw_and_judge(run, judge, methods, chosen)
-    found = {name: row._asdict() for name, row in rows.items()}
-    about = {"features": judge.extractor.name, "seed": chosen.seed, "rows": found}
+    seeds = list(range(chosen.seed, chosen.seed + (chosen.seeds or 1)))
+    found = report(run, judge, methods, seeds, chosen)
+    rows = {name: mean(by_seed) for name, by_seed in found.scores.items()}
+    about = {
+        "features": judge.extractor.name,
+        "seeds": seeds,
+        "rows": {name: row._asdict() for name, row in rows.items()},
+        "fid_by_seed": {name: [row.fid for row in each] for name, each in found.scores.items()},
+        "class_shares": found.shares,
+    }
     (folder / "scores.json").write_text(json.dumps(about, indent=2) + "\n")
     if judge.real.ndim == 4:
         from dmmd_kernels.figures import beside_nearest
 
-        beside_nearest(folder / "samples.png", samples, judge.train)
-    tqdm.write(table(rows))
+        beside_nearest(folder / "samples.png", found.samples, judge.train)
+    texts = table(rows), fid_by_seed(found.scores), found.shares and class_table(found.shares)
+    tqdm.write("\n".join(text for text in texts if text))
     tqdm.write(f"scores in features of {judge.extractor.name} are in {folder}")
 
 

@@ -106,8 +106,7 @@ def ablation_figure(
         each = [value for _, values in kept for value in values]
         axes.scatter(places, each, s=8, color=f"C{number}", alpha=0.5)
     axes.axhline(floor, color=COLOURS["data"], linestyle="--", label="real data")
-    if axis != "run":
-        axes.set_xscale("symlog" if axis == "η_final" else "log")
+    axes.set_xscale("symlog" if axis == "η_final" else "log")
     if axis == "η_final":
         axes.set_xlim(left=-0.1)
     axes.grid(alpha=0.3)

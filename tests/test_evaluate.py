@@ -8,6 +8,7 @@ import torch
 
 from dmmd_kernels import ablations, evaluate, extractors, images, metrics
 from dmmd_kernels.experiment import load_run
+from dmmd_kernels.sample import draw_samples
 from tests.runs import fit
 
 
@@ -66,6 +67,30 @@ def test_the_report_has_a_row_for_each_method_and_the_floor(finished, tmp_path, 
     assert "nearest" in capsys.readouterr().out
 
 
+def test_a_report_of_several_seeds_is_their_mean(finished, tmp_path, capsys):
+    found = main(finished, tmp_path, "--n", "40", "--seeds", "2", "--method", "a_dmmd_e")
+    record = json.loads(found["scores.json"].read_text())
+    run = load_run(finished, "cpu")
+    judge = evaluate.Judge(run, extractors.make("pixels", run), 40)
+    drawn = [draw_samples(run, 40, method="a_dmmd_e", seed=seed) for seed in (0, 1)]
+    each = [judge.scores(samples).fid for samples in drawn]
+    assert record["fid_by_seed"]["a_dmmd_e"] == each
+    assert record["rows"]["a_dmmd_e"]["fid"] == pytest.approx(sum(each) / 2)
+    assert "fid of a_dmmd_e: " + ", ".join(f"{fid:.2f}" for fid in each) in capsys.readouterr().out
+
+
+def test_the_shares_of_classes_are_those_of_all_seeds(finished):
+    run = load_run(finished, "cpu")
+    quadrant = lambda x: torch.stack([x[:, 0] * x[:, 1], -x[:, 0] * x[:, 1]], 1)
+    judge = evaluate.Judge(run, extractors.Extractor("signs", lambda x: x, quadrant), 40)
+    chosen = evaluate.parser().parse_args(["--checkpoint", "x"])
+    found = evaluate.report(run, judge, ["dmmd"], [0, 1], chosen)
+    seen = torch.cat([draw_samples(run, 40, seed=seed) for seed in (0, 1)]).clamp(-1, 1)
+    same = (seen.prod(1) > 0).double().mean().item()
+    assert found.shares["dmmd"] == pytest.approx([same, 1 - same])
+    assert evaluate.class_table(found.shares).count("\n") == 2
+
+
 def test_copies_of_the_training_data_are_at_distance_zero(finished):
     run = load_run(finished, "cpu")
     judge = evaluate.Judge(run, extractors.make("pixels", run), 50)
@@ -80,6 +105,7 @@ def test_an_ablation_writes_a_table_and_a_figure(finished, tmp_path, monkeypatch
     monkeypatch.setattr(ablations, "PARTICLES", (4, 20))
     monkeypatch.setattr(ablations, "STEPS", (1, 2))
     monkeypatch.setattr(ablations, "FINAL_RATES", (1.0, 1e300))
+    monkeypatch.setattr(ablations, "KERNEL_RATES", (1.0, 1e300))
     found = main(finished, tmp_path, "--n", "20", "--seeds", "2", "--ablation", name)
     assert set(found) == {f"{name}.{kind}" for kind in ("json", "txt", "png")}
     record = json.loads(found[f"{name}.json"].read_text())

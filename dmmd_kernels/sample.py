@@ -47,11 +47,11 @@ from dmmd_kernels.settings import Settings, SettingsError
 OPEN_ERRORS = (CheckpointError, SettingsError, FileNotFoundError, ImportError)
 OnLevel = Callable[[float, Tensor], None]
 # c of f̂'s steps in units of settings.step_size: f̂ never comes to rest and overshoots with the steps
-# of the exact flow. Then c of the last two steps, in the same units; all chosen on digits with one
-# seed (docs/method.md).
+# of the exact flow. Then c of the last two steps of a_dmmd_a and a_dmmd_e, in the same units; that
+# of dmmd_e is settings.final_rate. All chosen on digits with one seed (docs/method.md).
 APPROXIMATE_RATE = 0.25
-FINAL_RATE = {"dmmd_e": 100.0, "a_dmmd_a": 1.0, "a_dmmd_e": 1.0}
-# Of dmmd_e with energy_below: 100 would blur what that flow has sharpened.
+FINAL_RATE = 1.0
+# The most of dmmd_e with energy_below: 100 would blur what that flow has sharpened.
 FINAL_RATE_AFTER_ENERGY = 10.0
 
 
@@ -153,8 +153,10 @@ def finish(
 
 def final_step(settings: Settings, method: str) -> float:
     """c of the last two steps of the method where none is given."""
-    after_energy = method == "dmmd_e" and settings.energy_below > settings.t_min
-    return settings.step_size * (FINAL_RATE_AFTER_ENERGY if after_energy else FINAL_RATE[method])
+    rate = settings.final_rate if method == "dmmd_e" else FINAL_RATE
+    if method == "dmmd_e" and settings.energy_below > settings.t_min:
+        rate = min(rate, FINAL_RATE_AFTER_ENERGY)
+    return settings.step_size * rate
 
 
 def evaluations(settings: Settings, method: str) -> int:

@@ -123,6 +123,7 @@ class Settings:
         Literal["stable", "constant"],
         "stable: η = c σ(t)²/mean k(x, x'), which diverges near c = e; constant: η = c",
     ] = "stable"
+    final_rate: Annotated[float, "c of the last two steps of dmmd_e, in units of step_size"] = 100.0
     energy_below: Annotated[
         float, "noise level below which particles flow by an energy kernel on φ; 0: never"
     ] = 0.0
@@ -147,7 +148,7 @@ class Settings:
         for name in _AT_LEAST_ZERO:
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("learning_rate", "step_size", "energy_step", "width_start"):
+        for name in ("learning_rate", "step_size", "final_rate", "energy_step", "width_start"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.t_min <= self.t_max <= 1:
@@ -194,7 +195,7 @@ class Settings:
 # What may differ between a run and its continuation.
 _FREE = {"out", "device", "backend", "steps", "log_every", "save_every", "keep"}
 _FREE |= {"sample_levels", "sample_steps", "particles", "clean", "step_size", "samples"}
-_FREE |= {"energy_below", "energy_step"}
+_FREE |= {"final_rate", "energy_below", "energy_step"}
 _FREE |= {"data_root", "micro_levels", "channels_last", "compile"}
 _FREE |= {"keep_every", "grid_every", "tensorboard", "wandb"}
 

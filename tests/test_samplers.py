@@ -107,6 +107,15 @@ def test_below_a_level_particles_flow_by_an_energy_kernel(tmp_path):
     assert torch.equal(*along), "flows along f̂ keep the trained kernel"
 
 
+def test_the_last_steps_of_dmmd_e_follow_the_final_rate_of_the_run(tmp_path):
+    run = run_of(tmp_path, final_rate=5.0)
+    c = 5.0 * run.settings.step_size
+    assert sample.final_step(run.settings, "dmmd_e") == c
+    assert sample.final_step(run.settings, "a_dmmd_e") == run.settings.step_size
+    got, told = (sample.draw_samples(run, 5, method="dmmd_e", eta_final=e) for e in (None, c))
+    assert torch.equal(got, told)
+
+
 @pytest.mark.parametrize("method", EQUATIONS)
 def test_a_sample_does_not_depend_on_how_many_are_drawn(run, method):
     many = sample.draw_samples(run, 17, method=method)

@@ -323,7 +323,9 @@ def test_plain_torch_repeats_bit_for_bit_where_auto_may_take_it(op):
 def test_the_table_is_what_the_benchmark_writes():
     assert set(backend._crossover.rows) <= set(product(FUNCTIONS, (True, False)))
     for rows in backend._crossover.rows.values():
-        assert all(len(row) == 3 and row[0] >= backend._crossover.least_d for row in rows)
+        assert all(d >= 1 and least >= 1 for d, least, _ in rows)
+        assert any(least <= most for _, least, most in rows), "a row that changes nothing"
+        assert rows[-1][0] >= backend._crossover.least_d
 
 
 def test_the_clouds_are_hard():

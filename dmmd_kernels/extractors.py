@@ -13,8 +13,8 @@ from collections.abc import Callable
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
@@ -108,11 +108,9 @@ def _inception(run: Run, weights: Path | None) -> Extractor:
     module = _library("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity")
     names = ["2048", "logits_unbiased"]
     try:
-        with TemporaryDirectory() as folder:
-            # torch-fidelity unpickles what it is given: here a file of ours, of tensors alone.
-            ours = Path(folder, "inception.pth")
-            torch.save(tensors, ours)
-            net = module.FeatureExtractorInceptionV3("inception-v3-compat", names, str(ours))
+        # Given a path torch-fidelity would unpickle it; given none it asks this function.
+        with patch.object(module, "load_state_dict_from_url", lambda *_, **__: tensors):
+            net = module.FeatureExtractorInceptionV3("inception-v3-compat", names)
     except Exception as error:  # weights of another network
         raise ExtractorError(f"features=inception: {path} can't be read: {error}") from error
     return Extractor(

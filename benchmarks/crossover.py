@@ -26,11 +26,15 @@ import dmmd_kernels as dk
 from benchmarks.probes import cpu_name
 
 FILE = Path(dk.__file__).with_name("crossover.json")
-KERNELS = {"radial": dk.gaussian(1.0), "polynomial": dk.polynomial(3)}
+KERNELS: dict[str, Callable[[int], dk.Kernel]] = {  # of d, by which distances grow
+    "radial": lambda d: dk.gaussian(d**0.5),
+    "polynomial": lambda _: dk.polynomial(3),
+}
 SIDES = (2, 4, 16, 64, 256, 1024)
 DIMENSIONS = (1, 4, 16, 64, 256, 512, 1024, 2048, 3072)
 MOST = {"radial": 2**23, "polynomial": 2**30}  # pairs times d; radial ones are stored in torch
 FASTER = 0.9  # of the time
+WRONG = 1e-2  # relative L2 error, as in conftest.py
 SECONDS = 0.01
 LEAST_ROUNDS = 5
 
@@ -101,8 +105,7 @@ def share(make: Make, kernel: dk.Kernel, n: int, d: int, dtype: torch.dtype) -> 
     """The time of plain torch as a share of that of C++: the fastest of calls that take turns."""
     z, x = torch.randn(n, d, dtype=dtype), torch.randn(n, d, dtype=dtype)
     calls = [make(backend, z, x, kernel) for backend in ("native", "reference")]
-    for call in calls:
-        call()
+    check(*(call() for call in calls))
     times: list[list[float]] = [[], []]
     end = perf_counter() + SECONDS
     while len(times[0]) < LEAST_ROUNDS or perf_counter() < end:
@@ -111,6 +114,16 @@ def share(make: Make, kernel: dk.Kernel, n: int, d: int, dtype: torch.dtype) -> 
             call()
             own.append(perf_counter() - start)
     return min(times[1]) / min(times[0])
+
+
+def check(result: object, other: object) -> None:
+    """Both backends must give the same, or neither time means anything."""
+    pairs = [(result, other)] if isinstance(result, Tensor) else zip(result, other, strict=True)
+    for a, b in pairs:
+        error = torch.linalg.vector_norm(a.detach() - b.detach())
+        size = torch.linalg.vector_norm(b.detach())
+        if not error <= WRONG * size:
+            raise SystemExit(f"the backends differ by {error:.1e} of {size:.1e}; nothing was kept")
 
 
 def is_ahead(make: Make, kernel: dk.Kernel, n: int, d: int) -> bool:
@@ -124,7 +137,7 @@ def intervals(op: str, kind: str) -> Iterator[tuple[int, int, int]]:
     """(d, least, most): the pairs at which plain torch is faster; none of them if least > most."""
     for d in DIMENSIONS:
         sides = [n for n in SIDES if n * n * d <= MOST[kind]]
-        ahead = [is_ahead(OPERATORS[op], KERNELS[kind], n, d) for n in sides]
+        ahead = [is_ahead(OPERATORS[op], KERNELS[kind](d), n, d) for n in sides]
         best = longest(ahead)
         least = sides[best.start] ** 2 if best.start else 1
         yield (d, least, sides[best.stop - 1] ** 2) if best else (d, 1, 0)

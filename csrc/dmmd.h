@@ -145,7 +145,7 @@ struct Direction {
 };
 
 /// The derivatives along a direction of potential f (n, p), potential_grad g (n, d) and
-/// params_grad q (L, 3).
+/// params_grad q (L, 3). f and q may be null, which takes less where params' is absent.
 template <class T>
 void tangents(const Problem<T>& problem, const Direction<T>& direction, T* f, T* g, T* q);
 

@@ -42,7 +42,7 @@ int64_t rows_of_item(const Sweep<T>& sweep) {
 }
 
 template <class T>
-Cut cut(const Sweep<T>& sweep, bool second_order, int64_t tasks) {
+Cut cut(const Sweep<T>& sweep, int64_t tasks) {
   const Problem<T>& a = sweep.problem;
   Cut cut;
   cut.rows = rows_of_item(sweep);
@@ -54,9 +54,9 @@ Cut cut(const Sweep<T>& sweep, bool second_order, int64_t tasks) {
                                                          std::max<int64_t>(cut.tiles, 1));
   cut.tiles_per_span = (cut.tiles + cut.spans - 1) / cut.spans;
   const int64_t rows = round_up(std::min(cut.rows, a.n), kGroup);
-  cut.f = sweep.want & kPotential || second_order ? product(rows, a.p) : 0;
-  cut.g = sweep.want & kGradient || second_order ? product(rows, a.d) : 0;
-  cut.q = sweep.want & kParams || second_order ? 3 * a.components : 0;
+  cut.f = sweep.want & kPotential ? product(rows, a.p) : 0;
+  cut.g = sweep.want & kGradient ? product(rows, a.d) : 0;
+  cut.q = sweep.want & kParams ? 3 * a.components : 0;
   return cut;
 }
 
@@ -89,7 +89,7 @@ void finish_blocks(const Sweep<T>& sweep, const Cut& cut, const double* sums,
                    const Results<T>& to) {
   const int64_t per_block = cut.row_blocks * cut.spans;
   for (int64_t block = 0; block < sweep.problem.blocks; ++block) {
-    for (int64_t e = 0; e < cut.q; ++e) {
+    for (int64_t e = 0; to.q && e < cut.q; ++e) {
       double s = 0;
       for (int64_t i = 0; i < per_block; ++i)
         s += sums[(block * per_block + i) * cut.sums() + cut.f + cut.g + e];
@@ -104,7 +104,7 @@ void run(Sweep<T> sweep, bool second_order, const Results<T>& to, int64_t tasks)
   const int threads = worthwhile_threads(a, double(a.n) * double(a.m));
   const PackedSweep<T> packed(sweep, second_order, threads);
 
-  const Cut cut = cpu::cut(sweep, second_order, tasks);
+  const Cut cut = cpu::cut(sweep, tasks);
   // With one item for each block of rows, and nothing to add up over blocks, an item's sums are
   // read at once and one buffer per thread serves them all.
   const bool keeps_sums = cut.spans > 1 || cut.q;
@@ -183,8 +183,10 @@ void kernel_matrix(const Problem<T>& problem, T* k) {
 
 template <class T>
 void tangents(const Problem<T>& problem, const Direction<T>& direction, T* f, T* g, T* q) {
+  const bool all = f || q || direction.params;  // else sums for the gradient alone
+  const int want = all ? kPotential | kGradient | kParams : kGradient;
   const auto run_part = [&](const Problem<T>& part, int64_t block, int64_t tasks) {
-    Sweep<T> sweep = sweep_of(part, 0);
+    Sweep<T> sweep = sweep_of(part, want);
     sweep.direction = direction;
     if (tasks > 1)
       for (auto array : {&Direction<T>::z, &Direction<T>::x, &Direction<T>::params})

@@ -132,6 +132,65 @@ void add_one(const Strip<T>& strip, const Pairs<T>& pairs, int64_t l, double* q)
   }
 }
 
+/// psi = (1 + t)^(-n / 2) from the inverse root: rational quadratic with 2 a whole, and imq.
+struct RootShape {
+  template <class V>
+  DMMD_INLINE static Jet<V> jet(V t, V, int n) {
+    const V root = inverse_root(V(1) + t), square = root * root, a(0.5f * float(n));
+    V psi = root;
+    for (int i = 1; i < n; ++i) psi = psi * root;
+    const V psi_u = psi * square;
+    return {psi, -a * psi_u, a * (a + V(1)) * (psi_u * square), V(0), V(0), V(0)};
+  }
+};
+
+/// Of component l, c times its pull and twist, where the gradient alone is asked for and parameters
+/// stay; added to those of components before it. May overwrite q and qt.
+template <class S, bool Adds, class T>
+void add_pulls(const Strip<T>& strip, const Pairs<T>& pairs, const Parameters<T>& one) {
+  using V = Vec<T>;
+  const V scale(one.scale), shape(one.shape), factor(one.lambda * one.scale);
+  for (int64_t r = 0; r < strip.rows; ++r) {
+    const int64_t row = r * strip.pitch;
+    const T* c = strip.c + r * strip.c_pitch;
+    for (int64_t j = strip.begin; j < strip.end; j += V::size) {
+      const Jet<V> k = S::jet(scale * V::load(strip.q + row + j), shape, one.degree);
+      const V weight = factor * V::load(c + j);
+      V pull = weight * (scale * V::load(pairs.qt + row + j) * k.dd), twist = weight * k.d;
+      if constexpr (Adds) pull = pull + V::load(pairs.pull + row + j);
+      if constexpr (Adds) twist = twist + V::load(pairs.twist + row + j);
+      pull.store(pairs.pull + row + j);
+      twist.store(pairs.twist + row + j);
+    }
+  }
+}
+
+template <bool Adds, class T>
+void add_pulls_of(const Strip<T>& strip, const Pairs<T>& pairs, int64_t l) {
+  Parameters<T> one = strip.parameters(l);
+  const Profile profile = strip.problem().kernel[l].profile;
+  const bool has_roots = profile == Profile::imq || profile == Profile::rational_quadratic;
+  if (const int degree = has_roots ? half_degree(profile, one.shape) : 0) {
+    one.degree = degree;
+    return add_pulls<RootShape, Adds>(strip, pairs, one);
+  }
+  with_shape_of(strip, l, [&](auto shape) { add_pulls<decltype(shape), Adds>(strip, pairs, one); });
+}
+
+/// c times pull and twist of all components; of one, in the place of qt and q.
+template <class T>
+Pairs<T> pulls(const Strip<T>& strip, T* qt) {
+  if (strip.problem().components == 1) {
+    const Pairs<T> pairs{.qt = qt, .kt = nullptr, .pull = qt, .twist = strip.q};
+    add_pulls_of<false>(strip, pairs, 0);
+    return pairs;
+  }
+  const Pairs<T> pairs{.qt = qt, .kt = nullptr, .pull = strip.buffer(4), .twist = strip.buffer(5)};
+  add_pulls_of<false>(strip, pairs, 0);
+  for (int64_t l = 1; l < strip.problem().components; ++l) add_pulls_of<true>(strip, pairs, l);
+  return pairs;
+}
+
 /// pull and twist times c; f = sum_j w K' for p = 1.
 template <class T>
 void weigh(const Strip<T>& strip, const Pairs<T>& pairs, double* f) {
@@ -209,6 +268,7 @@ void sweep_strip(Strip<T>& strip) {
   measure_tangents(strip, pairs.qt);
   strip.weigh(true);
   strip.clear_skipped(pairs.qt);
+  if (strip.sweep.want == kGradient) return sum_gradient(strip, pulls(strip, pairs.qt));
   clear(strip, pairs.kt);
   clear(strip, pairs.pull);
   clear(strip, pairs.twist);

@@ -175,15 +175,19 @@ void clear(const Strip<T>& strip, T* pairs) {
       Vec<T>(0).store(pairs + r * strip.pitch + j);
 }
 
+/// body(shape) for component l.
+template <class T, class Body>
+DMMD_INLINE void with_shape_of(const Strip<T>& strip, int64_t l, Body body) {
+  Profile profile = strip.problem().kernel[l].profile;
+  if (profile == Profile::energy && strip.params()[3 * l + 2] == T(1)) profile = Profile::distance;
+  with_shape(profile, body);
+}
+
 /// body(shape, l) for every component of the kernel.
 template <class T, class Body>
 DMMD_INLINE void for_components(const Strip<T>& strip, Body body) {
-  for (int64_t l = 0; l < strip.problem().components; ++l) {
-    Profile profile = strip.problem().kernel[l].profile;
-    if (profile == Profile::energy && strip.params()[3 * l + 2] == T(1))
-      profile = Profile::distance;
-    with_shape(profile, [&](auto shape) { body(shape, l); });
-  }
+  for (int64_t l = 0; l < strip.problem().components; ++l)
+    with_shape_of(strip, l, [&](auto shape) { body(shape, l); });
 }
 
 }  // namespace dmmd::cpu::DMMD_ISA

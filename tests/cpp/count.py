@@ -19,7 +19,14 @@ from itertools import product
 from pathlib import Path
 
 BASELINE = Path(__file__).with_name("instructions_per_pair.json")
-OPS = ("potential", "potential_grad", "quadratic_form", "tangents", "kernel_matrix")
+OPS = (
+    "potential",
+    "potential_grad",
+    "quadratic_form",
+    "tangents",
+    "tangent_grad",
+    "kernel_matrix",
+)
 DIMENSIONS = (2, 6, 16, 64)
 ROWS, COLUMNS = (384, 768), 768
 ALLOWED = 1.03

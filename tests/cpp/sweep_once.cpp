@@ -37,6 +37,8 @@ int main(int argc, char** argv) {
     cpu::kernel_matrix(a, k.data());
   } else if (op == "tangents") {
     cpu::tangents(a, {{zt.data(), 0}, {}, {}}, f.data(), g.data(), q.data());
+  } else if (op == "tangent_grad") {
+    cpu::tangents<float>(a, {{zt.data(), 0}, {}, {}}, nullptr, g.data(), nullptr);
   } else if (op == "quadratic_form") {  // of z alone, with all its gradients
     a.p = 2;
     a.v = a.w = {v.data(), 0};

@@ -160,6 +160,9 @@ void test_formulas(Shape shape, const NamedKernel& kernel, int threads) {
   // Second derivatives grow without bound where points come close.
   const auto& g = exact.gt;
   expect_near(what + "tangents g", got.gt, g, 100 * scale * double(a.m));
+  std::vector<T> alone(g.size(), std::numeric_limits<T>::quiet_NaN());
+  cpu::tangents<T>(a, to, nullptr, alone.data(), nullptr);
+  expect_near(what + "tangents, g alone", alone, g, 100 * scale * double(a.m));
   expect_near(what + "tangents q", got.qt, exact.qt, scale * double(a.n * a.m));
   expect_near(what + "kernel_matrix", got.k, exact.k, scale);
   if (a.v) {

@@ -9,7 +9,8 @@ and in _triton/profile.py.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ class Kernel:
     terms: tuple[Term, ...]
     parameters: tuple[Tensor, ...] = field(init=False, compare=False, repr=False)
     _named: tuple[tuple[str, Term], ...] = field(init=False, compare=False, repr=False)
-    _cache: dict = field(default_factory=dict, compare=False, repr=False)
+    prepared: dict = field(default_factory=dict, init=False, compare=False, repr=False)
+    _lowered: dict = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self):
         """Collects the parameters that are tensors."""
@@ -79,6 +81,10 @@ class Kernel:
         tensors = tuple(v for v in values if isinstance(v, Tensor))
         object.__setattr__(self, "parameters", tensors)
         object.__setattr__(self, "_named", _named(self.terms))
+
+    def __reduce__(self):
+        """Copies and pickles are the terms; what was kept beside them is found again."""
+        return Kernel, (self.terms,)
 
     def __add__(self, other: "Kernel") -> "Kernel":
         if not isinstance(other, Kernel):
@@ -103,13 +109,19 @@ class Kernel:
         key = (points.shape[-1], points.dtype, points.device)
         if self.parameters or torch.compiler.is_compiling() or type(points) not in PLAIN:
             return self._lower(*key)
-        lowered = self._cache.get(key)
+        lowered = self._lowered.get(key)
         if lowered is None:
             if is_tracing():
                 return self._lower(*key)
             with torch.inference_mode(False):  # it will also meet calls that differentiate
-                lowered = self._cache[key] = self._lower(*key)
+                lowered = self._lowered[key] = self._lower(*key)
         return lowered
+
+    def keep(self, like: tuple, form: Any) -> None:
+        """Keeps what an op prepared for calls like this one, of at most 64 kinds."""
+        if len(self.prepared) >= 64:
+            self.prepared.clear()
+        self.prepared[like] = form
 
     def _lower(self, d: int, dtype: torch.dtype, device: torch.device) -> Lowered:
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
@@ -187,12 +199,28 @@ def _table(terms: Sequence[Term], d: int, dtype: torch.dtype, device: torch.devi
 # Numbers are checked here. Tensors are not read (that would stall a GPU): keep them positive.
 
 
+def _of_numbers_once(make: Callable[..., "Kernel"]) -> Callable[..., "Kernel"]:
+    """Of the same numbers the same kernel: one made in every call then keeps what calls left."""
+    kept = lru_cache(maxsize=256, typed=True)(make)
+
+    @wraps(make)
+    def constructor(*args, **named):
+        for value in (*args, *named.values()):
+            if type(value) not in (int, float):
+                return make(*args, **named)
+        return (make if torch.compiler.is_compiling() else kept)(*args, **named)
+
+    return constructor
+
+
+@_of_numbers_once
 def gaussian(sigma: Parameter) -> Kernel:
     """k(x, y) = exp(-|x - y|² / 2σ²)"""
     sigma = _positive("gaussian", "sigma", sigma)
     return _kernel("gaussian", scale=0.5 / sigma**2, label=f"gaussian({_show(sigma)})")
 
 
+@_of_numbers_once
 def rational_quadratic(alpha: Parameter, sigma: Parameter = 1.0) -> Kernel:
     """k(x, y) = (1 + |x - y|² / 2ασ²)^(-α)"""
     alpha = _positive("rational_quadratic", "alpha", alpha)
@@ -201,18 +229,21 @@ def rational_quadratic(alpha: Parameter, sigma: Parameter = 1.0) -> Kernel:
     return _kernel("rational_quadratic", scale=0.5 / (alpha * sigma**2), shape=alpha, label=label)
 
 
+@_of_numbers_once
 def laplace(sigma: Parameter) -> Kernel:
     """k(x, y) = exp(-|x - y| / σ), with the Euclidean norm."""
     sigma = _positive("laplace", "sigma", sigma)
     return _kernel("laplace", scale=1.0 / sigma**2, label=f"laplace({_show(sigma)})")
 
 
+@_of_numbers_once
 def imq(c: Parameter) -> Kernel:
     """k(x, y) = (1 + |x - y|² / c²)^(-1/2), the inverse multiquadric."""
     c = _positive("imq", "c", c)
     return _kernel("imq", scale=1.0 / c**2, label=f"imq({_show(c)})")
 
 
+@_of_numbers_once
 def energy(beta: Parameter = 1.0) -> Kernel:
     """k(x, y) = -|x - y|^β, 0 < β < 2. Its MMD² is the energy distance (β = 1)."""
     if not isinstance(beta, Tensor) and not 0 < beta < 2:
@@ -220,11 +251,13 @@ def energy(beta: Parameter = 1.0) -> Kernel:
     return _kernel("energy", scale=1.0, shape=beta, label=f"energy({_show(beta)})")
 
 
+@_of_numbers_once
 def linear() -> Kernel:
     """k(x, y) = ⟨x, y⟩. Every op has a closed form in O((n + m) d); no pair is visited."""
     return _kernel("linear", scale=1.0, label="linear()")
 
 
+@_of_numbers_once
 def polynomial(degree: int = 3, gamma: Parameter | None = None, coef: Parameter = 1.0) -> Kernel:
     """k(x, y) = (γ⟨x, y⟩ + c)^degree, with γ = 1/d when None."""
     if not isinstance(degree, int) or degree < 1:

@@ -163,7 +163,13 @@ def tangent_grad(
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> Tensor:
-    return tangents(z, x, v, w, kernel, a, b, c, skip_diagonal)[1]
+    if z.dtype in _HALVES:
+        (z_, x_, v_, w_), (a_, b_) = _floats(z, x, v, w), _floats(a, b)
+        return tangent_grad(z_, x_, v_, w_, kernel, a_, b_, c, skip_diagonal).to(z.dtype)
+    g = _empty_points(z, w, x, v, kernel.params, a, b, c)
+    how = (*_how(kernel), a, b, c, skip_diagonal, torch.get_num_threads())
+    _library().tangents(z, x, v, w, *how, None, g, None)
+    return g
 
 
 def kernel_matrix(z: Tensor, x: Tensor, kernel: Mixture, precision: str = "highest") -> Tensor:
@@ -202,7 +208,7 @@ def quadratic_form_and_grad(
         s, g = quadratic_form_and_grad(u.float(), v.float(), w.float(), kernel, skip_diagonal)
         return s, g.to(u.dtype)
     blocks = _blocks(u, v, w, kernel.params)
-    s, g = kernel.params.new_empty(blocks), u.new_empty(*blocks, *u.shape[-2:])
+    s, g = kernel.params.new_empty(blocks), _like_points(u, blocks)
     how = (*_how(kernel), skip_diagonal, torch.get_num_threads())
     _library().quadratic_form(u, v, w, *how, s, g, None)
     return s, g
@@ -222,7 +228,7 @@ def quadratic_form_and_grads(
     params = kernel.params
     blocks = _blocks(u, v, w, params)
     s, q = params.new_empty(blocks), params.new_empty(*blocks, *params.shape[-2:])
-    g = u.new_empty(*blocks, *u.shape[-2:])
+    g = _like_points(u, blocks)
     how = (*_how(kernel), skip_diagonal, torch.get_num_threads())
     _library().quadratic_form(u, v, w, *how, s, g, q)
     return s, g, q
@@ -276,9 +282,12 @@ def _empty_sums(z: Tensor, w: Tensor, *others: Tensor | None) -> Tensor:
 
 def _empty_points(z: Tensor, w: Tensor, *others: Tensor | None) -> Tensor:
     """Room for a gradient per point."""
-    if w.ndim == 1:
-        return torch.empty_like(z)
-    return z.new_empty(*_blocks(z, w, *others), *z.shape[-2:])
+    return torch.empty_like(z) if w.ndim == 1 else _like_points(z, _blocks(z, w, *others))
+
+
+def _like_points(z: Tensor, blocks: tuple[int, ...]) -> Tensor:
+    is_whole = z.ndim == 2 + len(blocks)  # else its blocks share it
+    return torch.empty_like(z) if is_whole else z.new_empty(*blocks, *z.shape[-2:])
 
 
 def _floats(*tensors: Tensor | None) -> list[Any]:

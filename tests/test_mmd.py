@@ -7,10 +7,18 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
+from dmmd_kernels.ops import prepared
 from tests.cases import CLOUDS, DEVICE, KERNELS, each_backend, each_kernel, problem
 
 ESTIMATORS = ["unbiased", "biased"]
 each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
+
+
+@pytest.fixture(params=["by pairs", "by row sums"])
+def linear_way(request, monkeypatch):
+    """A linear kernel meets few points in pairs; sums over rows, which many take, are right too."""
+    if request.param == "by row sums":
+        monkeypatch.setattr(prepared, "_SMALL", -1)
 
 
 def samples(n=20, m=31, d=3, dtype=torch.float64):
@@ -165,8 +173,15 @@ def test_the_linear_kernel_of_huge_points_is_finite():
     torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=0)
 
 
+@each_estimator
+def test_the_linear_kernel_is_its_definition_either_way(estimator, linear_way):
+    x, y, _, _ = samples()
+    expected = by_definition(x, y, dk.linear(), estimator)
+    torch.testing.assert_close(dk.mmd2(x, y, dk.linear(), estimator=estimator), expected)
+
+
 @pytest.mark.parametrize("clouds", ["random", "distant", "clustered", "digits"])
-def test_gradients_of_the_linear_kernel_are_accurate(clouds):
+def test_gradients_of_the_linear_kernel_are_accurate(clouds, linear_way):
     """16 ulps of the largest entry, against float64 and without help from a plain one's error."""
     x, y = (t.to(DEVICE) for t in CLOUDS[clouds](120, 90, 8))
     take = lambda *samples: torch.autograd.grad(dk.mmd2(*samples, dk.linear()), samples)
@@ -177,7 +192,7 @@ def test_gradients_of_the_linear_kernel_are_accurate(clouds):
         assert (ours - truth).abs().max() <= allowed
 
 
-def test_upstream_gradients_of_the_linear_kernel_may_be_mapped():
+def test_upstream_gradients_of_the_linear_kernel_may_be_mapped(linear_way):
     x, y = (t.requires_grad_() for t in samples()[:2])
     value = dk.mmd2(x, y, dk.linear())
     pull = lambda v, **how: torch.autograd.grad(value, (x, y), v, retain_graph=True, **how)
@@ -188,7 +203,7 @@ def test_upstream_gradients_of_the_linear_kernel_may_be_mapped():
 
 
 @pytest.mark.parametrize("batched", ["x", "y", "both"])
-def test_blocks_of_the_linear_kernel(batched):
+def test_blocks_of_the_linear_kernel(batched, linear_way):
     """A cloud without a batch dimension is shared."""
     x, y, _, _ = samples(20, 31)
     x = torch.stack([x, 2 * x]) if batched != "y" else x

@@ -20,6 +20,7 @@ from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_tracing
 from dmmd_kernels.ops import moments, operators
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
 from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, run, sweep
+from dmmd_kernels.ops.prepared import PreparedForm, is_small, likeness, prepare_sweep
 
 _HALF = (torch.float16, torch.bfloat16)
 _kept: dict[tuple, Any] = {}
@@ -58,15 +59,20 @@ def mmd2(
             needs two points in each, biased one.
         BackendError: the named backend cannot run the call.
     """
+    uniform = weights_x is None and weights_y is None
+    like = likeness("mmd2", backend, precision, x, y) if uniform else None
+    if (form := kernel.prepared.get((estimator, like))) is not None:
+        return form(x, y)
     check_points("mmd2", x=x, y=y)
     _check_estimator(estimator, x, y)
+    if like and (form := _prepared(x, y, kernel, (estimator, like), precision, backend)):
+        return form(x, y)
     dtype = x.dtype
     if dtype in _HALF:  # 1/n does not fit in half precision, nor does a difference of means
         x, y = x.float(), y.float()
         weights_x = None if weights_x is None else weights_x.float()
         weights_y = None if weights_y is None else weights_y.float()
     lowered = kernel.lower(x)
-    uniform = weights_x is None and weights_y is None
     how = (estimator == "unbiased", precision, backend)
     parts = []
     if lowered.mixtures:
@@ -106,7 +112,7 @@ def witness(
     Raises:
         TypeError, ValueError, BackendError: as in `potential`; ValueError for an empty sample.
     """
-    return _witness(potential_of_cloud, "witness", z, x, y, kernel, (False, precision, backend))
+    return _witness("witness", operators.potential, z, x, y, kernel, (False, precision, backend))
 
 
 def witness_grad(
@@ -126,21 +132,42 @@ def witness_grad(
         (…, n, d). ∂MMD²_biased(x, y)/∂xᵢ = (2/N) ∇f(xᵢ).
     """
     how = (False, precision, backend)
-    return _witness(gradient_of_cloud, "witness_grad", z, x, y, kernel, how)
+    return _witness("witness_grad", operators.potential_grad, z, x, y, kernel, how)
 
 
-def _witness(of_cloud, op, z, x, y, kernel, how):
+def _witness(op, operator, z, x, y, kernel, how):
+    like = likeness(op, how[2], how[1], z, x, y)
+    if (known := kernel.prepared.get(like)) is not None:
+        return known(z, torch.cat((x, y)))
     check_points(op, z=z, x=x, y=y)
     if x.shape[-2] == 0 or y.shape[-2] == 0:
         sample = "x" if x.shape[-2] == 0 else "y"
         raise ValueError(f"{op}: {sample} must hold at least one point, got an empty sample")
     dtype = z.dtype
     if dtype in _HALF:
-        z, x, y = z.float(), x.float(), y.float()
+        z, x, y, like = z.float(), x.float(), y.float(), None
     batch = common_batch(op, x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
     w = _for_sizes(_witness_weights, x, y)
     u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
-    return _rounded(of_cloud(op, z, u, w, kernel, how), dtype)
+    if operator is operators.potential:
+        prepare_sweep(like, operator, kernel, z, u, (w,), how)
+        return _rounded(potential_of_cloud(op, z, u, w, kernel, how), dtype)
+    prepare_sweep(like, operator, kernel, z, u, (None, w), how)
+    return _rounded(gradient_of_cloud(op, z, u, w, kernel, how), dtype)
+
+
+def _prepared(x: Tensor, y: Tensor, kernel: Kernel, like: tuple, precision: str, backend: str):
+    """What serves later samples like x and y too; None if each must find its own way."""
+    same_blocks = x.ndim == y.ndim <= 3 and x.shape[:-2] == y.shape[:-2]
+    if not (same_blocks and is_small(kernel, x, y)):
+        return None
+    v, w = _for_sizes(_quadratic_coefficients, x, y, like[0])
+    how = (like[0] == "unbiased", precision, backend)
+    with torch.inference_mode(False):  # it will also meet calls that differentiate
+        form = PreparedForm.of(x, v, w, kernel.lower(x), how)
+    if form is not None:
+        kernel.keep(like, form)
+    return form
 
 
 def _check_estimator(estimator: str, x: Tensor, y: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dmmd_kernels.kernels import Kernel, Lowered, Mixture
 from dmmd_kernels.ops import operators
 from dmmd_kernels.ops.checks import check_cloud, check_points, common_batch, one_batch
+from dmmd_kernels.ops.prepared import likeness, prepare_sweep
 from dmmd_kernels.ops.register import Operator
 
 How = tuple[bool, str, str]
@@ -78,8 +79,13 @@ def potential(
         TypeError, ValueError: z, x and w do not fit together.
         BackendError: the named backend cannot run the call.
     """
+    like = likeness("potential", backend, precision, z, x, w)
+    if (known := kernel.prepared.get(like)) is not None:
+        return known(z, x, w)
     check_cloud("potential", z, x, w, columns=True)
-    return potential_of_cloud("potential", z, x, w, kernel, (False, precision, backend))
+    how = (False, precision, backend)
+    prepare_sweep(like, operators.potential, kernel, z, x, (), how)
+    return potential_of_cloud("potential", z, x, w, kernel, how)
 
 
 def potential_grad(
@@ -105,8 +111,13 @@ def potential_grad(
     Raises:
         TypeError, ValueError, BackendError: as in `potential`.
     """
+    like = likeness("potential_grad", backend, precision, z, x, w)
+    if (known := kernel.prepared.get(like)) is not None:
+        return known(z, x, None, w)
     check_cloud("potential_grad", z, x, w, columns=False)
-    return gradient_of_cloud("potential_grad", z, x, w, kernel, (False, precision, backend))
+    how = (False, precision, backend)
+    prepare_sweep(like, operators.potential_grad, kernel, z, x, (), how)
+    return gradient_of_cloud("potential_grad", z, x, w, kernel, how)
 
 
 def potential_and_grad(
@@ -125,9 +136,13 @@ def potential_and_grad(
     Returns:
         f, (…, n), and g, (…, n, d). Differentiable once more.
     """
+    like = likeness("potential_and_grad", backend, precision, z, x, w)
+    if (known := kernel.prepared.get(like)) is not None:
+        return known(z, x, w)
     check_cloud("potential_and_grad", z, x, w, columns=False)
     lowered = kernel.lower(z)
     how = (False, precision, backend)
+    prepare_sweep(like, operators.potential_and_grad, kernel, z, x, (), how)
     both = [
         sweep("potential_and_grad", operators.potential_and_grad, (z, x, w), mixture, how)
         for mixture in lowered.mixtures

@@ -65,7 +65,7 @@ class Operator:
         self.tensors = [t.removesuffix("?") for t in tensors]
         self._count = len(tensors)
         self._params = tensors.index("params") if "params" in tensors else None
-        self._backward, self._jvp = backward, jvp
+        self.rule, self._jvp = backward, jvp
         self._shapes, self._params_dtype = shapes, params_dtype
         self._has_diagonal = has_diagonal
         self._single = len(params_dtype) == 1
@@ -83,7 +83,7 @@ class Operator:
             f"dmmd::{name}", self.backward, setup_context=self.save, lib=_LIBRARY
         )
         self._op = getattr(torch.ops.dmmd, name).default
-        self._eager, self._transformed = _functions(self)
+        self.eager, self._transformed = _functions(self)
 
     def __call__(self, *arguments):
         if torch.compiler.is_compiling():
@@ -101,7 +101,7 @@ class Operator:
         if torch._C._len_torch_dispatch_stack() > 0:
             return self._in_columns(self._op, arguments)
         if needs_grad and torch.is_grad_enabled():
-            return self._eager(*arguments)
+            return self.eager(*arguments)
         return self._run(*arguments)
 
     def _in_columns(self, call, arguments):
@@ -154,7 +154,7 @@ class Operator:
     def backward(self, ctx, *upstream):
         tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[: self._count]
-        grads = self._backward(tensors, ctx.how, needs, *upstream)
+        grads = self.rule(tensors, ctx.how, needs, *upstream)
         return (*map(_like, grads, tensors[: self._count], needs), *[None] * _STATIC)
 
     def jvp(self, ctx, *tangents):

@@ -120,32 +120,32 @@ class PreparedForm(NamedTuple):
         if self.is_centred:
             u = u - u.detach().mean(-2, keepdim=True)
         if u.requires_grad:
-            return _evaluate(u, self)[0]
+            return _evaluate(u, self)
         return self.value(u, self.v, self.w, self.mixture, *self.how[:2])
 
 
 class _Form(torch.autograd.Function):
-    """The operator quadratic_form_and_grad, in u alone."""
+    """The form in u alone, whose gradient comes from the sweep of its value.
+
+    Where the gradient is to be differentiated too, an operator that can be sums it again.
+    """
 
     @staticmethod
     def forward(ctx, u, form):
         s, g = form.value_and_grad(u, form.v, form.w, form.mixture, *form.how[:2])
-        ctx.set_materialize_grads(False)
         ctx.form = form
         ctx.save_for_backward(u, g)
-        return s, g
+        return s
 
     @staticmethod
-    def backward(ctx, s, along_u):
+    def backward(ctx, s):
         u, g = ctx.saved_tensors
-        if along_u is None:
-            return None if s is None else (s if s.ndim == 0 else s[..., None, None]) * g, None
-        form = ctx.form
-        tensors = (u, form.v, form.w, form.mixture.params, None, g, None)
-        how = (form.mixture.profiles, *form.how)
+        if not torch.is_grad_enabled():
+            return (s if s.ndim == 0 else s[..., None, None]) * g, None
+        v, w, (profiles, params), how = ctx.form[2:6]
         needs = (True, False, False, False)
-        rule = operators.quadratic_form_and_grads.rule
-        return rule(tensors, how, needs, s, along_u, None)[0], None
+        rule = operators.quadratic_form.rule
+        return rule((u, v, w, params), (profiles, *how), needs, s)[0], None
 
 
 _evaluate = super(torch.autograd.Function, _Form).apply

@@ -2,6 +2,7 @@
 // tested against, with R = long double.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "../../csrc/profile.h"
@@ -10,11 +11,20 @@ namespace naive {
 
 using namespace dmmd;
 
+// ThreadSanitizer looks for races of the library, and would watch every number of a formula too.
+#ifdef __SANITIZE_THREAD__
+constexpr bool kTooSlow = true;
+#else
+constexpr bool kTooSlow = false;
+#endif
+
+constexpr int64_t kMostComponents = 4;
+
 /// K, its gradient (dq, dlambda_l, dscale_l, da_l), and both along a direction.
 template <class R>
 struct Pair {
   R k = 0, k_q = 0, kt = 0, kt_q = 0;
-  std::vector<R> k_params, kt_params;
+  std::array<R, 3 * kMostComponents> k_params, kt_params;
 };
 
 template <class R, class T>
@@ -32,10 +42,11 @@ Pair<R> pair(const Problem<T>& a, int64_t block, R q, R qt, const T* c) {
       out.k_q += w * s * j.d;
       out.kt += w * s * j.d * qt + cw * j.psi + cs * w * q * j.d + ca * w * j.a;
       out.kt_q += w * s * s * j.dd * qt + cw * s * j.d + cs * k_qs + ca * w * s * j.da;
-      for (R e : {j.psi, w * q * j.d, w * j.a}) out.k_params.push_back(e);
-      out.kt_params.push_back(s * j.d * qt + cs * q * j.d + ca * j.a);
-      out.kt_params.push_back(k_qs * qt + cw * q * j.d + cs * w * q * q * j.dd + ca * w * q * j.da);
-      out.kt_params.push_back(w * s * j.da * qt + cw * j.a + cs * w * q * j.da + ca * w * j.aa);
+      R *p = &out.k_params.at(3 * l), *pt = &out.kt_params.at(3 * l);
+      p[0] = j.psi, p[1] = w * q * j.d, p[2] = w * j.a;
+      pt[0] = s * j.d * qt + cs * q * j.d + ca * j.a;
+      pt[1] = k_qs * qt + cw * q * j.d + cs * w * q * q * j.dd + ca * w * q * j.da;
+      pt[2] = w * s * j.da * qt + cw * j.a + cs * w * q * j.da + ca * w * j.aa;
     });
   }
   return out;
@@ -45,7 +56,7 @@ Pair<R> pair(const Problem<T>& a, int64_t block, R q, R qt, const T* c) {
 template <class R>
 struct Results {
   std::vector<R> f, g, q, k, ft, gt, qt;
-  std::vector<R> form, form_g, form_q;  // the last two of the library alone
+  std::vector<R> form, form_g, form_q, gt_alone;  // the last three of the library alone
 };
 
 template <class R, class T>

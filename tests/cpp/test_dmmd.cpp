@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "instruction_sets.h"
 #include "naive.h"
 
 using namespace dmmd;
@@ -50,6 +51,8 @@ const NamedKernel kKernels[] = {
 struct Shape {
   int64_t n, m, d, p, blocks;
 };
+
+constexpr Shape kBeyondTheL2 = {130, 35, 513, 1, 1}, kSymmetricBeyondTheL2 = {98, 98, 513, 2, 1};
 
 /// Random arrays of one problem; the points share the first ones, so some pairs coincide.
 template <class T>
@@ -116,13 +119,20 @@ void expect_near(const std::string& what, const std::vector<T>& got,
   ++failures;
 }
 
+/// The problem of the rows alone, with themselves.
+template <class T>
+Problem<T> symmetric(Problem<T> a) {
+  a.x = {}, a.m = 0, a.w = a.v;
+  return a;
+}
+
 /// Every result of the library, NaN where it was not written.
 template <class T>
 naive::Results<T> run(const Problem<T>& a, const cpu::Direction<T>& to) {
   naive::Results<T> out;
   const T nan = std::numeric_limits<T>::quiet_NaN();
   for (auto* f : {&out.f, &out.ft}) f->assign(a.blocks * a.n * a.p, nan);
-  for (auto* g : {&out.g, &out.gt}) g->assign(a.blocks * a.n * a.d, nan);
+  for (auto* g : {&out.g, &out.gt, &out.gt_alone}) g->assign(a.blocks * a.n * a.d, nan);
   for (auto* q : {&out.q, &out.qt}) q->assign(a.blocks * 3 * a.components, nan);
   out.k.assign(a.blocks * a.n * a.m, nan);
   out.form.assign(a.blocks, nan);
@@ -132,12 +142,43 @@ naive::Results<T> run(const Problem<T>& a, const cpu::Direction<T>& to) {
   cpu::potential_grad(a, out.g.data());
   cpu::params_grad(a, out.q.data());
   cpu::tangents(a, to, out.ft.data(), out.gt.data(), out.qt.data());
+  cpu::tangents<T>(a, to, nullptr, out.gt_alone.data(), nullptr);
   cpu::kernel_matrix(a, out.k.data());
-  // A symmetric problem of the same points.
-  Problem<T> symmetric = a;
-  symmetric.v = symmetric.w = {a.v.data, a.v.stride};
-  if (a.v) cpu::quadratic_form(symmetric, out.form.data(), out.form_g.data(), out.form_q.data());
+  if (a.v) cpu::quadratic_form(symmetric(a), out.form.data(), out.form_g.data(), out.form_q.data());
   return out;
+}
+
+template <class T>
+void expect_form(const std::string& what, const Problem<T>& a, const naive::Results<T>& got,
+                 const naive::Results<long double>& exact, double scale) {
+  const double n = double(a.n);
+  std::vector<long double> twice = exact.g;  // z is both the rows and the columns
+  for (long double& g : twice) g *= 2;
+  expect_near(what + "quadratic_form", got.form, exact.form, scale * n * n);
+  expect_near(what + "quadratic_form g", got.form_g, twice, scale * n);
+  expect_near(what + "quadratic_form q", got.form_q, exact.q, scale * n * n);
+  std::vector<T> value(a.blocks);
+  cpu::quadratic_form(symmetric(a), value.data());
+  expect_near(what + "quadratic_form alone", value, exact.form, scale * n * n);
+}
+
+template <class T>
+void expect_formulas(const std::string& what, const Problem<T>& a, const naive::Results<T>& got,
+                     const naive::Results<long double>& exact, double scale) {
+  expect_near(what + "potential", got.f, exact.f, scale * double(a.m));
+  expect_near(what + "potential_grad", got.g, exact.g, scale * double(a.m));
+  expect_near(what + "params_grad", got.q, exact.q, scale * double(a.n * a.m));
+  expect_near(what + "tangents f", got.ft, exact.ft, scale * double(a.m));
+  // Second derivatives grow without bound where points come close.
+  expect_near(what + "tangents g", got.gt, exact.gt, 100 * scale * double(a.m));
+  expect_near(what + "tangents, g alone", got.gt_alone, exact.gt, 100 * scale * double(a.m));
+  expect_near(what + "tangents q", got.qt, exact.qt, scale * double(a.n * a.m));
+  expect_near(what + "kernel_matrix", got.k, exact.k, scale);
+  if (a.p != 1 || a.v || a.skip_diagonal) return;
+  std::vector<T> f(got.f.size()), both(got.g.size());
+  cpu::potential_and_grad(a, f.data(), both.data());
+  expect_near(what + "potential_and_grad f", f, exact.f, scale * double(a.m));
+  expect_near(what + "potential_and_grad g", both, exact.g, scale * double(a.m));
 }
 
 template <class T>
@@ -146,44 +187,21 @@ void test_formulas(Shape shape, const NamedKernel& kernel, int threads) {
   const bool skip = shape.n == shape.m && shape.d % 2;
   const Problem<T> a = data.problem(shape.p != 1 || shape.d % 3, skip, threads);
   const cpu::Direction<T> to = data.direction(int(shape.n % 8));
+  if (naive::kTooSlow) return for_instruction_sets([&] { run(a, to); });
   const auto exact = naive::all<long double>(a, to);
-  const auto got = run(a, to);
-  const std::string what = std::string(cpu::instruction_set()) + " " + kernel.name +
-                           " n=" + std::to_string(a.n) + " m=" + std::to_string(a.m) +
-                           " d=" + std::to_string(a.d) + " p=" + std::to_string(a.p) + " " +
-                           std::to_string(8 * sizeof(T)) + " bits: ";
+  Problem<T> itself = symmetric(a);
+  itself.x = a.z, itself.m = a.n;
+  const auto form = a.v ? naive::all<long double>(itself) : naive::Results<long double>{};
   const double scale = kernel.components[0].profile == Profile::polynomial ? 1e4 : 1e2;
-  expect_near(what + "potential", got.f, exact.f, scale * double(a.m));
-  expect_near(what + "potential_grad", got.g, exact.g, scale * double(a.m));
-  expect_near(what + "params_grad", got.q, exact.q, scale * double(a.n * a.m));
-  expect_near(what + "tangents f", got.ft, exact.ft, scale * double(a.m));
-  // Second derivatives grow without bound where points come close.
-  const auto& g = exact.gt;
-  expect_near(what + "tangents g", got.gt, g, 100 * scale * double(a.m));
-  std::vector<T> alone(g.size(), std::numeric_limits<T>::quiet_NaN());
-  cpu::tangents<T>(a, to, nullptr, alone.data(), nullptr);
-  expect_near(what + "tangents, g alone", alone, g, 100 * scale * double(a.m));
-  expect_near(what + "tangents q", got.qt, exact.qt, scale * double(a.n * a.m));
-  expect_near(what + "kernel_matrix", got.k, exact.k, scale);
-  if (a.v) {
-    Problem<T> symmetric = a;
-    symmetric.x = a.z, symmetric.m = a.n, symmetric.w = a.v;
-    auto form = naive::all<long double>(symmetric);
-    for (long double& g : form.g) g *= 2;  // z is both the rows and the columns
-    expect_near(what + "quadratic_form", got.form, form.form, scale * double(a.n * a.n));
-    expect_near(what + "quadratic_form g", got.form_g, form.g, scale * double(a.n));
-    expect_near(what + "quadratic_form q", got.form_q, form.q, scale * double(a.n * a.n));
-    std::vector<T> value(a.blocks);
-    symmetric.x = {}, symmetric.m = 0;
-    cpu::quadratic_form(symmetric, value.data());
-    expect_near(what + "quadratic_form alone", value, form.form, scale * double(a.n * a.n));
-  }
-  if (a.p == 1 && !a.v && !skip) {
-    std::vector<T> f(got.f.size()), both(got.g.size());
-    cpu::potential_and_grad(a, f.data(), both.data());
-    expect_near(what + "potential_and_grad f", f, exact.f, scale * double(a.m));
-    expect_near(what + "potential_and_grad g", both, exact.g, scale * double(a.m));
-  }
+  for_instruction_sets([&] {
+    const std::string what = std::string(cpu::instruction_set()) + " " + kernel.name +
+                             " n=" + std::to_string(a.n) + " m=" + std::to_string(a.m) +
+                             " d=" + std::to_string(a.d) + " p=" + std::to_string(a.p) + " " +
+                             std::to_string(8 * sizeof(T)) + " bits: ";
+    const auto got = run(a, to);
+    expect_formulas(what, a, got, exact, scale);
+    if (a.v) expect_form(what, a, got, form, scale);
+  });
 }
 
 template <class T>
@@ -199,8 +217,8 @@ void test_threads(Shape shape) {
   for (int threads : {2, 3, 8}) {
     const auto many = run(data.problem(true, false, threads), data.direction(7));
     if (same(one.f, many.f) && same(one.g, many.g) && same(one.q, many.q) &&
-        same(one.ft, many.ft) && same(one.gt, many.gt) && same(one.qt, many.qt) &&
-        same(one.form, many.form) && same(one.form_g, many.form_g) &&
+        same(one.ft, many.ft) && same(one.gt, many.gt) && same(one.gt_alone, many.gt_alone) &&
+        same(one.qt, many.qt) && same(one.form, many.form) && same(one.form_g, many.form_g) &&
         same(one.form_q, many.form_q) && same(one.k, many.k))
       continue;
     std::printf("FAIL %d threads and one differ\n", threads);
@@ -230,7 +248,7 @@ void test_nan(const NamedKernel& kernel) {
 }
 
 /// A child of fork() computes, though the threads of its parent are gone.
-void test_fork() {
+[[maybe_unused]] void test_fork() {
   const Data<float> data({600, 600, 3, 1, 1}, kKernels[0]);
   std::vector<float> before(600), after(600);
   cpu::potential(data.problem(false, false, 2), before.data());
@@ -248,7 +266,7 @@ void test_fork() {
   ++failures;
 }
 
-void test_all() {
+void test_all_formulas() {
   const Shape shapes[] = {{1, 1, 1, 1, 1},    {3, 17, 2, 1, 1},    {17, 17, 3, 1, 2},
                           {0, 5, 2, 1, 1},    {5, 0, 2, 1, 1},     {6, 6, 0, 1, 1},
                           {7, 300, 5, 3, 1},  {130, 130, 4, 1, 1}, {69, 150, 70, 1, 1},
@@ -260,31 +278,33 @@ void test_all() {
       test_formulas<float>(shape, kernel, 2);
       test_formulas<double>(shape, kernel, 2);
     }
-    test_nan<float>(kernel);
-    test_nan<double>(kernel);
   }
+  for (const Shape& shape : {kBeyondTheL2, kSymmetricBeyondTheL2}) {
+    test_formulas<float>(shape, kKernels[0], 2);
+    test_formulas<double>(shape, kKernels[0], 2);
+  }
+}
+
+void test_all_threads() {
   test_threads<float>({200, 700, 5, 1, 1});
   test_threads<double>({5, 3000, 5, 2, 2});
   test_threads<float>({450, 700, 20, 2, 1});
-  const Shape beyond_the_l2 = {130, 35, 513, 1, 1}, with_itself = {98, 98, 513, 2, 1};
-  for (const Shape& shape : {beyond_the_l2, with_itself}) {
-    test_formulas<float>(shape, kKernels[0], 2);
-    test_formulas<double>(shape, kKernels[0], 2);
-    test_threads<float>(shape);
-  }
+  test_threads<float>(kBeyondTheL2);
+  test_threads<float>(kSymmetricBeyondTheL2);
 }
 
 }  // namespace
 
 int main() {
-  for (const char* isa : {"portable", "avx2", "avx512"}) {
-    if (!cpu::limit_instruction_set(isa)) {
-      std::printf("%s: not here\n", isa);
-      continue;
+  test_all_formulas();
+  for_instruction_sets([] {
+    for (const NamedKernel& kernel : kKernels) {
+      test_nan<float>(kernel);
+      test_nan<double>(kernel);
     }
-    test_all();
-    std::printf("%s: done\n", isa);
-  }
+    test_all_threads();
+    std::printf("%s: done\n", cpu::instruction_set());
+  });
 #ifndef __SANITIZE_THREAD__
   test_fork();
 #endif

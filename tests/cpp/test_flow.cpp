@@ -11,6 +11,7 @@
 
 #include "../../csrc/cpu/team.h"
 #include "../../csrc/cuda/flow_field.h"
+#include "instruction_sets.h"
 
 using namespace dmmd;
 
@@ -164,18 +165,25 @@ std::string describe(const Kernel& kernel, Sizes s) {
 }
 
 template <class T>
-void test_formula(const Kernel& kernel, Sizes s) {
-  Data<long double> exact(kernel, s);
-  naive(exact.flow(1));
+void expect_formula(const Kernel& kernel, Sizes s, const std::vector<long double>& exact) {
   std::vector<T> first;
   for (int threads : {1, 2, 5}) {
     Data<T> data(kernel, s);
     cpu::flow(data.flow(threads));
-    expect_near(describe(kernel, s) + " on the CPU", data.x, exact.x);
+    expect_near(describe(kernel, s) + " on the CPU", data.x, exact);
     if (first.empty()) first = data.x;
     expect(std::memcmp(first.data(), data.x.data(), first.size() * sizeof(T)) == 0,
            describe(kernel, s) + ": the number of threads changes bits");
   }
+}
+
+void test_formula(const Kernel& kernel, Sizes s) {
+  Data<long double> exact(kernel, s);
+  naive(exact.flow(1));
+  for_instruction_sets([&] {
+    expect_formula<float>(kernel, s, exact.x);
+    expect_formula<double>(kernel, s, exact.x);
+  });
 }
 
 /// A flow whose step size is infinite at one step stays where it was before.
@@ -322,25 +330,22 @@ void test_philox() {
 int main() {
   test_philox();
   test_plans();
-  for (const char* isa : {"portable", "avx2", "avx512"}) {
-    if (!cpu::limit_instruction_set(isa)) continue;
-    for (const Kernel& kernel : kKernels) {
-      for (const Sizes s : {Sizes{1, 1, 1, 1},
-                            {21, 33, 2, 2},
-                            {5, 9, 3, 1},
-                            {150, 300, 4, 1},
-                            {13, 40, 6, 3},
-                            {140, 30, 11, 2}}) {
-        test_formula<float>(kernel, s);
-        test_formula<double>(kernel, s);
-      }
-    }
+  for (const Kernel& kernel : kKernels) {
+    for (const Sizes s : {Sizes{1, 1, 1, 1},
+                          {21, 33, 2, 2},
+                          {5, 9, 3, 1},
+                          {150, 300, 4, 1},
+                          {13, 40, 6, 3},
+                          {140, 30, 11, 2}})
+      test_formula(kernel, s);
+  }
+  for_instruction_sets([] {
     for (int64_t d : {2, 9}) {
       test_failure<float>(d);
       test_failure<double>(d);
     }
-    std::printf("%s: done\n", isa);
-  }
+    std::printf("%s: done\n", cpu::instruction_set());
+  });
   for (const Kernel& kernel : kKernels) {
     test_device_source<2>(kernel, {11, 300, 2, 2});
     test_device_source<8>(kernel, {7, 30, 5, 1});

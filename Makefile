@@ -64,7 +64,7 @@ cuda:  ## compiles the CUDA code where there is a compiler for it; running it is
 	@if command -v nvcc >/dev/null; then set -ex; \
 	  cmake -S . -B build/cuda -G Ninja -DDMMD_BUILD_PYTHON=OFF -DDMMD_CUDA=ON $(CUDA_DRIVER) \
 	    -DCMAKE_CUDA_FLAGS=-Xptxas=-v,--warn-on-spills,--warning-as-error; \
-	  cmake --build build/cuda; \
+	  cmake --build build/cuda --target CMakeFiles/dmmd.dir/csrc/cuda/flow.cu.o; \
 	else echo 'skipped: there is no nvcc on PATH'; fi
 
 install:  ## installs without compiling, and what is said of a broken nvcc

@@ -4,10 +4,12 @@ pip install .                               # CUDA is used when a working nvcc i
 DMMD_CUDA=OFF pip install .                 # or ON: fail without one
 DMMD_NATIVE=0 pip install .                 # pure Python and Triton, no compiler needed
 CMAKE_ARGS=-DCMAKE_BUILD_TYPE=Debug pip install .
+DMMD_BUILD_DIR=build/pip pip install -e .   # keeps what it compiles: the next one compiles changes
 """
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,10 +34,12 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        build = Path(self.build_temp).resolve()
+        build = Path(os.environ.get("DMMD_BUILD_DIR") or self.build_temp).resolve()
         install = (Path.cwd() / self.get_ext_fullpath(ext.name)).parent
         options = [
             "-GNinja",
+            # That of this build: pip has each in an environment of its own, also in a kept folder.
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja') or 'ninja'}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_INSTALL_PREFIX={install}",

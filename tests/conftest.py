@@ -18,6 +18,14 @@ settings.register_profile("nightly", max_examples=500, deadline=None, print_blob
 settings.load_profile(os.environ.get("DMMD_HYPOTHESIS", "default"))
 
 
+# Where files are dealt to processes in this order, the processes end together.
+LONGEST = ("test_backends.py", "test_triton_compiles.py", "test_triton.py", "test_flows.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
+
+
 @pytest.fixture(autouse=True)
 def _poisoned_memory(monkeypatch):
     """Uninitialised tensors start as NaN, so an element that no kernel wrote cannot pass."""

@@ -141,7 +141,7 @@ def test_wrong_shapes_are_named():
         noise_conditional_loss(deep, x_t, x_0, t, gradient_weight=1.0, backend=BACKEND)
 
 
-def normal_nodes(d, deviation, nodes=40):
+def normal_nodes(d, deviation, nodes=14):
     """Gauss-Hermite nodes of N(0, deviation² I) as a weighted cloud: no sampling noise."""
     import numpy as np
 

@@ -97,6 +97,7 @@ def _start(folder, steps):
     return child
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_change_nothing(tmp_path):
     steps, moments = 120, random.Random(0)
     begin = time.perf_counter()

@@ -74,7 +74,12 @@ def mmd2_variance(x: Tensor, y: Tensor, kernel: Kernel, *, backend: str = "auto"
 
 
 def select_kernel(
-    x: Tensor, y: Tensor, kernels: Sequence[Kernel], *, regularization: float = 1e-8
+    x: Tensor,
+    y: Tensor,
+    kernels: Sequence[Kernel],
+    *,
+    regularization: float = 1e-8,
+    backend: str = "auto",
 ) -> Kernel:
     """The kernel of largest `power_criterion` on x and y, which must be data the test won't see.
 
@@ -83,15 +88,25 @@ def select_kernel(
         y: (m, d).
         kernels: to choose from.
         regularization: as in `power_criterion`.
+        backend: as in `potential`.
 
     Returns:
         One of the kernels, the first of those that are equally good.
 
     Raises:
-        TypeError, ValueError: as in `power_criterion`; ValueError for no kernels.
+        TypeError, ValueError, BackendError: as in `power_criterion`; ValueError for no kernels, and
+            for one whose criterion is NaN.
     """
     if not kernels:
         raise ValueError("select_kernel: kernels must hold at least one, got none")
+    ratio = lambda kernel: power_criterion(
+        x, y, kernel, regularization=regularization, backend=backend
+    )
     with torch.no_grad():
-        ratios = [power_criterion(x, y, k, regularization=regularization) for k in kernels]
-    return kernels[int(torch.stack(ratios).argmax())]
+        ratios = torch.stack([ratio(kernel) for kernel in kernels])
+    if ratios.isnan().any():
+        raise ValueError(
+            f"select_kernel: the criterion of kernels[{int(ratios.isnan().nonzero()[0, 0])}] must "
+            "be a number, got NaN; look for NaN or infinity in x, y and the kernel's parameters"
+        )
+    return kernels[int(ratios.argmax())]

@@ -268,6 +268,7 @@ def test_batches_of_criteria_are_each_alone():
         (lambda x, k: two_sample.mmd2_of_splits(x, k, [x.T[:1] > 9]), "at least 2 .* got 0 and 5"),
         (lambda x, k: dk.mmd2_variance(x, x[:1], k), "two points each, got 5 and 1"),
         (lambda x, k: dk.select_kernel(x, x, []), "kernels must hold at least one, got none"),
+        (lambda x, k: dk.select_kernel(x, x * math.nan, [k]), r"kernels\[0\] must be a number"),
     ],
 )
 def test_errors_say_what_must_hold(call, message):

@@ -1,6 +1,7 @@
 // potential, potential_grad, params_grad and kernel_matrix of one work item.
 #include "pull.h"
 #include "registers.h"
+#include "slopes.h"
 #include "weigh.h"
 
 namespace dmmd::cpu::DMMD_ISA {
@@ -49,6 +50,7 @@ void sweep_strip(Strip<T>& strip) {
   const Item<T>& item = strip.item;
   const int want = strip.sweep.want;
   double sums[kMaxStrip];
+  if (want == kGradient && pull_in_one_pass(strip)) return;
   strip.measure();
   if (want == kMatrix) return copy_matrix(strip);
   strip.weigh(want != kPotential);

@@ -57,8 +57,9 @@ struct Sweeps {
 
   /// What one thread works in.
   struct Workspace {
-    ScratchMemory<T> scratch;
+    ScratchMemory<T> memory;
     Memory<double> sums;
+    Scratch<T> scratch = memory.of(0);  // whose zeros every sweep leaves as zeros
   };
   /// A kernel and the data packed for it.
   struct Field {
@@ -118,8 +119,8 @@ struct Sweeps {
       std::fill_n(sums, rows * flow.d, 0.0);
       const PackedCloud<T>* clouds[] = {&particles[i], fields[i].data.get()};
       for (const PackedCloud<T>* cloud : clouds)
-        cloud->add(z.data() + row * flow.d, end - row, kernel.params.at(step, block),
-                   own.scratch.of(0), sums);
+        cloud->add(z.data() + row * flow.d, end - row, kernel.params.at(step, block), own.scratch,
+                   sums);
       for (int64_t r = row; r < end; ++r)
         for (int64_t k = 0; k < flow.d; ++k)
           g[r * flow.d + k] += factor * T(sums[grouped(r - row, k, flow.d)]);

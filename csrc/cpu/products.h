@@ -68,6 +68,8 @@ DMMD_INLINE void multiply_lanes(Left<T> a, const T* b, int64_t pitch, int64_t ro
   const auto from = [&] { return Left<T>{a.data + row * a.row, a.row, a.inner}; };
   for (; row + kRows <= rows; row += kRows)
     multiply_block<kRows, N>(from(), b, pitch, count, c + row * c_pitch, c_pitch, add);
+  for (; row + 4 <= rows; row += 4)
+    multiply_block<4, N>(from(), b, pitch, count, c + row * c_pitch, c_pitch, add);
   for (; row + 2 <= rows; row += 2)
     multiply_block<2, N>(from(), b, pitch, count, c + row * c_pitch, c_pitch, add);
   if (row < rows) multiply_block<1, N>(from(), b, pitch, count, c + row * c_pitch, c_pitch, add);

@@ -22,6 +22,16 @@ void pull_near(const Strip<T>& strip, T* s, ColumnSums column_sums) {
   }
 }
 
+/// The sums of the strip's rows += sum_j s x.
+template <class T>
+void multiply_columns(const Strip<T>& strip, const T* s) {
+  const Right<T> x{strip.sweep.x_of.tile(strip.item.block, strip.tile), kLanes<T> * strip.pitch,
+                   kLanes<T>};
+  multiply(Left<T>{s, strip.pitch, 1}, x, strip.rows, strip.end,
+           round_to_vector<T>(strip.problem().d), strip.sums(0), strip.item.scratch.sums_pitch,
+           true);
+}
+
 /// g += sum_j s (z - x), or without z, as z sum_j s - sum_j s x, where near pairs would cancel.
 template <class T>
 void pull_by_products(const Strip<T>& strip, T* s) {
@@ -30,9 +40,7 @@ void pull_by_products(const Strip<T>& strip, T* s) {
   pull_near(strip, s, [](int64_t) -> T* { return nullptr; });
   double* total = item.scratch.total + (strip.row - item.row);
   for (int64_t r = 0; r < strip.rows; ++r) total[r] += sum_of(s + r * pitch, strip.end);
-  const Right<T> x{strip.sweep.x_of.tile(item.block, strip.tile), kLanes<T> * pitch, kLanes<T>};
-  multiply(Left<T>{s, pitch, 1}, x, strip.rows, strip.end, round_to_vector<T>(strip.problem().d),
-           strip.sums(0), item.scratch.sums_pitch, true);
+  multiply_columns(strip, s);
 }
 
 /// Adds the sums of products to gradient(row of the item), d numbers `step` apart, or to the item's

@@ -15,6 +15,17 @@ namespace dmmd::cpu::DMMD_ISA {
 // A pair is near when |z - x|^2 < kNear (|z|^2 + |x|^2), both centred.
 constexpr double kNear = 0.25;
 
+/// |z - x|^2 / 2 = halves - z.x with halves = (|z|^2 + |x|^2) / 2, and where that is not enough.
+/// NaN is near: from differences it means what it means everywhere.
+template <class T>
+struct HalfDistance {
+  Vec<T> value;
+  typename Vec<T>::Bits is_near;
+
+  DMMD_INLINE HalfDistance(Vec<T> halves, Vec<T> product)
+      : value(halves - product), is_near(~(Vec<T>(kNear) * halves < value)) {}
+};
+
 template <class T>
 struct Strip {
   const Sweep<T>& sweep;
@@ -29,10 +40,13 @@ struct Strip {
   bool c_is_whole = false;
 
   Strip(const Sweep<T>& sweep, const Item<T>& item, int64_t tile, int64_t row)
-      : sweep(sweep), item(item), tile(tile), row(row), begin(0), end(sweep.width) {
+      : sweep(sweep), item(item), tile(tile), row(row), begin(0) {
     rows = item.row_end - row < sweep.regime.strip ? item.row_end - row : sweep.regime.strip;
     pitch = sweep.width;
     first = tile * sweep.width;
+    // No more of the last tile than holds columns, in the pairs of vectors that loops take.
+    const int64_t held = round_to(problem().m - first, 2 * Vec<T>::size);
+    end = held < sweep.width ? held : sweep.width;
     q = buffer(0);
   }
 
@@ -89,6 +103,28 @@ struct Strip {
     clear_padding(q);
   }
 
+  /// q = z.x, of the centred points where K is radial.
+  void multiply_points() {
+    const int64_t d = problem().d;
+    const Left<T> left{z().data, z().pitch, 1};
+    const Right<T> right{sweep.x.tile(item.block, tile) + begin * d, kLanes<T> * d, kLanes<T>};
+    multiply(left, right, rows, d, end - begin, q + begin, pitch, false);
+  }
+
+  const T* half_square_of_columns() const { return sweep.half_square.tile(item.block, tile); }
+  Vec<T> half_square_of(int64_t r) const {
+    return Vec<T>(item.scratch.half_square[row - item.row + r]);
+  }
+  void list_near(int64_t at, uint32_t lanes) {
+    for (; lanes; lanes &= lanes - 1)
+      item.scratch.near[near_pairs++] = int32_t(at + __builtin_ctz(lanes));
+  }
+  /// The distance of a pair in the list, from differences.
+  T near_distance(int64_t i) const {
+    const int64_t at = item.scratch.near[i];
+    return square_distance(z_at(at / pitch), x_at(at % pitch), problem().d);
+  }
+
   /// Sets the entries of columns beyond the cloud to zero: zero weights would not mend infinities.
   void clear_padding(T* pairs) const {
     const int64_t count = problem().m - first;
@@ -134,9 +170,7 @@ struct Strip {
   void measure_all() {
     const int64_t d = problem().d;
     if (by_products()) {
-      const Left<T> left{z().data, z().pitch, 1};
-      const Right<T> right{sweep.x.tile(item.block, tile) + begin * d, kLanes<T> * d, kLanes<T>};
-      multiply(left, right, rows, d, end - begin, q + begin, pitch, false);
+      multiply_points();
       if (radial()) distances_of_products();
     } else if (radial()) {
       sum(SquaredDifference<T>{z(), x()}, d, q);
@@ -148,23 +182,17 @@ struct Strip {
   /// q = |z|^2 + |x|^2 - 2 q, and from differences where the pair is near.
   void distances_of_products() {
     using V = Vec<T>;
-    const T* half_z = item.scratch.half_square + (row - item.row);
-    const T* half_x = sweep.half_square.tile(item.block, tile);
-    int32_t* near = item.scratch.near;
+    const T* half_x = half_square_of_columns();
     for (int64_t r = 0; r < rows; ++r) {
-      const V half(half_z[r]);
+      const V half_z = half_square_of(r);
       for (int64_t j = begin; j < end; j += V::size) {
         T* at = q + r * pitch + j;
-        const V halves = half + V::load(half_x + j), product = V::load(at), rest = halves - product;
-        (rest + rest).store(at);
-        // Written so that NaN is near: from differences it means what it means everywhere.
-        uint32_t lanes = lanes_of(~(V(kNear) * halves < rest));
-        for (; lanes; lanes &= lanes - 1)
-          near[near_pairs++] = int32_t(r * pitch + j + __builtin_ctz(lanes));
+        const HalfDistance<T> half(half_z + V::load(half_x + j), V::load(at));
+        (half.value + half.value).store(at);
+        list_near(r * pitch + j, lanes_of(half.is_near));
       }
     }
-    for (int64_t i = 0; i < near_pairs; ++i)
-      q[near[i]] = square_distance(z_at(near[i] / pitch), x_at(near[i] % pitch), problem().d);
+    for (int64_t i = 0; i < near_pairs; ++i) q[item.scratch.near[i]] = near_distance(i);
   }
 };
 

@@ -14,6 +14,7 @@ void slopes_of_products(Strip<T>& strip, const Kernel kernel) {
   using V = Vec<T>;
   const V factor(T(kernel.slope_factor()));
   const T *half_x = strip.half_square_of_columns(), *c = strip.c;
+  int32_t* near = strip.item.scratch.near;
   const int64_t begin = strip.begin, end = strip.end;
   double* total = strip.item.scratch.total + (strip.row - strip.item.row);
   for (int64_t r = 0; r < strip.rows; ++r) {
@@ -23,8 +24,9 @@ void slopes_of_products(Strip<T>& strip, const Kernel kernel) {
     for (int64_t j = begin; j < end; j += V::size) {
       const HalfDistance<T> half(half_z + V::load(half_x + j), V::load(pairs + j));
       V s = factor * V::load(c + j) * kernel(half.value + half.value).slope;
-      if (const uint32_t near = lanes_of(half.is_near)) {
-        strip.list_near(r * strip.pitch + j, near);
+      if (uint32_t lanes = lanes_of(half.is_near)) {
+        for (; lanes; lanes &= lanes - 1)
+          near[strip.near_pairs++] = int32_t(r * strip.pitch + j + __builtin_ctz(lanes));
         s = select(half.is_near, V(0), s);
       }
       s.store(pairs + j);

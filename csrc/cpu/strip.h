@@ -115,10 +115,6 @@ struct Strip {
   Vec<T> half_square_of(int64_t r) const {
     return Vec<T>(item.scratch.half_square[row - item.row + r]);
   }
-  void list_near(int64_t at, uint32_t lanes) {
-    for (; lanes; lanes &= lanes - 1)
-      item.scratch.near[near_pairs++] = int32_t(at + __builtin_ctz(lanes));
-  }
   /// The distance of a pair in the list, from differences.
   T near_distance(int64_t i) const {
     const int64_t at = item.scratch.near[i];
@@ -183,16 +179,19 @@ struct Strip {
   void distances_of_products() {
     using V = Vec<T>;
     const T* half_x = half_square_of_columns();
+    int32_t* near = item.scratch.near;
     for (int64_t r = 0; r < rows; ++r) {
       const V half_z = half_square_of(r);
       for (int64_t j = begin; j < end; j += V::size) {
         T* at = q + r * pitch + j;
         const HalfDistance<T> half(half_z + V::load(half_x + j), V::load(at));
         (half.value + half.value).store(at);
-        list_near(r * pitch + j, lanes_of(half.is_near));
+        uint32_t lanes = lanes_of(half.is_near);
+        for (; lanes; lanes &= lanes - 1)
+          near[near_pairs++] = int32_t(r * pitch + j + __builtin_ctz(lanes));
       }
     }
-    for (int64_t i = 0; i < near_pairs; ++i) q[item.scratch.near[i]] = near_distance(i);
+    for (int64_t i = 0; i < near_pairs; ++i) q[near[i]] = near_distance(i);
   }
 };
 

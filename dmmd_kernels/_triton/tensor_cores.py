@@ -194,9 +194,9 @@ def fused_kernel(
         f = tl.where(is_overfull, 0.0, f * factor)
         tl.store(f_ptr + part * n + rows, f, mask=rows < n)
     if g_ptr is not None:
-        z = z_hi.to(tl.float32)
+        z = tl.load(z_hi_ptr + mine).to(tl.float32)  # again: not held in the loop
         if PASSES == 3:
-            z += z_lo.to(tl.float32)
+            z += tl.load(z_lo_ptr + mine).to(tl.float32)
         factor *= tl.load(unit_ptr + block)
         g = tl.where(is_overfull, 0.0, (total[:, None] * z - pulled) * factor[:, None])
         to = (part * n + rows)[:, None] * WIDTH + coords[None, :]

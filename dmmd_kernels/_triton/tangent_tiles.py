@@ -26,6 +26,7 @@ from dmmd_kernels._triton.near_tiles import (
     sum_of_products,
     tile_of,
 )
+from dmmd_kernels._triton.tensor_cores import anew
 
 _SIZES = ["n", "m", "D", "n_rows", "m_rows", "strip", "blocks", "z_step", "x_step",
           "a_step", "b_step", "c_step", "params_step"]  # fmt: skip
@@ -223,7 +224,7 @@ def tangent_grad_kernel(
     t_hi, t_lo = z_hi, z_lo
     if a_ptr is not None:
         t_hi, t_lo = tile_of(t_hi_ptr, t_lo_ptr, lines, coords, WIDTH)
-    to = (part * n_rows + rows) * WIDTH
+    near_tiles = 0
     pull_sum = tl.zeros([BLOCK_N], tl.float32)
     twist_sum = tl.zeros([BLOCK_N], tl.float32)
     pulled = tl.zeros([BLOCK_N, CHUNK], tl.float32)
@@ -231,6 +232,10 @@ def tangent_grad_kernel(
         twisted = tl.zeros([BLOCK_N, CHUNK], tl.float32)
     for start in range(first, stop, BLOCK_M):
         cols = start + tl.arange(0, BLOCK_M)
+        if b_ptr is not None or WIDTH > CHUNK:  # here registers are short
+            again = anew(top, near_tiles)
+            row = offsets_from(again, n, D, BLOCK_N)
+            lines = block * n_rows + again + tl.arange(0, BLOCK_N)
         col = offsets_from(start, m, D, BLOCK_M)
         base = start * D.to(tl.int64)
         theirs = cols.to(tl.int64)
@@ -252,8 +257,10 @@ def tangent_grad_kernel(
             w = tl.where(rows[:, None] == cols[None, :], 0.0, w)
         pull = w * tangent_slope(q, q_dot, params_ptr, c_ptr, PROFILES, L)
         twist = w * slope(q, params_ptr, PROFILES, L)
+        near_tiles += is_near.to(tl.int32)
         if is_near:
             tl.debug_barrier()  # what an earlier round added may be read by other threads
+            to = (part * n_rows + anew(top, near_tiles) + tl.arange(0, BLOCK_N)) * WIDTH
             for c in range(chunk, tl.minimum(chunk + CHUNK, D)):
                 diff = tl.load(z_ptr + c + row).to(tl.float32)[:, None]
                 diff = diff - tl.load(x_ptr + base + c + col).to(tl.float32)[None, :]
@@ -269,6 +276,9 @@ def tangent_grad_kernel(
             twisted += piece * down[:, None]
         else:
             twist_sum += tl.sum(twist, axis=1)
+    rows = anew(top, near_tiles) + tl.arange(0, BLOCK_N)
+    lines = block * n_rows + rows
+    to = (part * n_rows + rows) * WIDTH
     mine = lines[:, None] * WIDTH + coords[None, :]
     z = tl.load(z_hi_ptr + mine).to(tl.float32) + tl.load(z_lo_ptr + mine).to(tl.float32)
     g = pull_sum[:, None] * z - pulled

@@ -44,6 +44,15 @@ def how_many(flags, VIA_HISTOGRAM: tl.constexpr):
 
 
 @triton.jit
+def anew(index, count):
+    """The index, which no compiler can tell from another as long as it does not know count >= 0.
+
+    What is made of it is computed where it is used, and not held in registers from before a loop.
+    """
+    return index + (count >> 31)
+
+
+@triton.jit
 def leave_near(
     q, both, floor, rows, cols, n, m, list_ptr, count, all_columns,
     NEAR: tl.constexpr, SKIP: tl.constexpr, SYMMETRIC: tl.constexpr, VIA_HISTOGRAM: tl.constexpr,
@@ -123,6 +132,8 @@ def fused_kernel(
     total = tl.zeros([BLOCK_N], tl.float32)
     pulled = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     count = 0
+    # Two columns and two sums fill the registers: coefficients come after near pairs have left.
+    IS_LATE: tl.constexpr = P == 2 and BLOCK_M >= 64 and f_ptr is not None and g_ptr is not None
     for start in range(first, stop, BLOCK_M):
         cols = start + tl.arange(0, BLOCK_M)
         theirs = cols.to(tl.int64)[:, None] * WIDTH + coords[None, :]
@@ -137,20 +148,25 @@ def fused_kernel(
             product = tl.dot(z_hi, tl.trans(x_hi))
         both = z_half[:, None] + x_half[None, :]
         q = both - product
-        w = tl.load(w_ptr + cols)
-        if P == 2:
-            other = tl.load(w_ptr + m_rows + cols)
+        if not IS_LATE:
+            w = tl.load(w_ptr + cols)
+            if P == 2:
+                other = tl.load(w_ptr + m_rows + cols)
         on_top = (start < top + BLOCK_N) & (start + BLOCK_M > top)
         if PASSES == 3:
             q, column, count = leave_near(
                 q, both, floor, rows, cols, n, m, list_ptr, count, on_top, NEAR, SKIP, SYMMETRIC,
                 VIA_HISTOGRAM,
             )  # fmt: skip
+            if IS_LATE:
+                w, other = tl.load(w_ptr + cols), tl.load(w_ptr + m_rows + cols)
             w = tl.where(column > 0, 0.0, w)
             if P == 2:
                 other = tl.where(column > 0, 0.0, other)
         else:
             q = tl.where(q < 0, 0.0, q)
+            if IS_LATE:
+                w, other = tl.load(w_ptr + cols), tl.load(w_ptr + m_rows + cols)
         if P == 2:
             c = v[:, None] * w[None, :] + v_other[:, None] * other[None, :]
         else:
@@ -194,6 +210,8 @@ def fused_kernel(
         f = tl.where(is_overfull, 0.0, f * factor)
         tl.store(f_ptr + part * n + rows, f, mask=rows < n)
     if g_ptr is not None:
+        if IS_LATE:
+            mine = (block * n_rows + anew(rows, count))[:, None] * WIDTH + coords[None, :]
         z = tl.load(z_hi_ptr + mine).to(tl.float32)  # again: not held in the loop
         if PASSES == 3:
             z += tl.load(z_lo_ptr + mine).to(tl.float32)

@@ -93,7 +93,7 @@ def pick(
         if x is None or z.shape[-1] < _crossover.least_d or module is not load("native"):
             return module
         return load("reference") if _crossover.has(op, z, x, kernel) else module
-    if name not in _MODULES:
+    if not isinstance(name, str) or name not in _MODULES:
         raise ValueError(f"backend must be 'auto', {', '.join(map(repr, _MODULES))}, got {name!r}")
     module = load(name)
     if reason := module.why_not(z, kernel, precision):

@@ -124,6 +124,8 @@ def test_inputs_are_still_checked():
         dk.mmd2(x, y, kernel, estimator="exact")
     with pytest.raises(ValueError, match="backend must be"):
         dk.mmd2(x, y, kernel, backend="fastest")
+    with pytest.raises(ValueError, match="backend must be"):
+        dk.mmd2(x, y, kernel, backend=["native"])
     dk.witness(x, x, y, kernel)
     with pytest.raises(ValueError, match="at least one point"):
         dk.witness(x, x[:0], y, kernel)

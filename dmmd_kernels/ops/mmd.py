@@ -60,12 +60,13 @@ def mmd2(
         BackendError: the named backend cannot run the call.
     """
     uniform = weights_x is None and weights_y is None
-    like = likeness("mmd2", backend, precision, x, y) if uniform else None
-    if (form := kernel.prepared.get((estimator, like))) is not None:
+    like = likeness("mmd2", estimator, backend, precision, x, y) if uniform else None
+    if (form := kernel.prepared.get(like)) is not None:
         return form(x, y)
     check_points("mmd2", x=x, y=y)
     _check_estimator(estimator, x, y)
-    if like and (form := _prepared(x, y, kernel, (estimator, like), precision, backend)):
+    if like and (form := _prepared(x, y, kernel, estimator, precision, backend)):
+        kernel.keep(like, form)
         return form(x, y)
     dtype = x.dtype
     if dtype in _HALF:  # 1/n does not fit in half precision, nor does a difference of means
@@ -156,18 +157,15 @@ def _witness(op, operator, z, x, y, kernel, how):
     return _rounded(gradient_of_cloud(op, z, u, w, kernel, how), dtype)
 
 
-def _prepared(x: Tensor, y: Tensor, kernel: Kernel, like: tuple, precision: str, backend: str):
+def _prepared(x, y, kernel, estimator, precision, backend) -> PreparedForm | None:
     """What serves later samples like x and y too; None if each must find its own way."""
     same_blocks = x.ndim == y.ndim <= 3 and x.shape[:-2] == y.shape[:-2]
     if not (same_blocks and is_small(kernel, x, y)):
         return None
-    v, w = _for_sizes(_quadratic_coefficients, x, y, like[0])
-    how = (like[0] == "unbiased", precision, backend)
+    v, w = _for_sizes(_quadratic_coefficients, x, y, estimator)
+    how = (estimator == "unbiased", precision, backend)
     with torch.inference_mode(False):  # it will also meet calls that differentiate
-        form = PreparedForm.of(x, v, w, kernel.lower(x), how)
-    if form is not None:
-        kernel.keep(like, form)
-    return form
+        return PreparedForm.of(x, v, w, kernel.lower(x), how)
 
 
 def _check_estimator(estimator: str, x: Tensor, y: Tensor) -> None:

@@ -23,13 +23,16 @@ _SMALL = 2**20  # numbers met in all pairs; a linear kernel's pairs then cost le
 _DTYPES = (torch.float32, torch.float64)
 
 
-def likeness(op: str, backend: str, precision: str, *tensors: Any) -> tuple | None:
-    """What a later call must share; None where torch transforms or records what is done."""
-    shared: list[Any] = [op, backend, precision]
-    for t in tensors:
-        if type(t) not in PLAIN or unwrap_if_dead(t) is not t or not t.is_contiguous():
+def likeness(*inputs: Any) -> tuple | None:
+    """What a later call must share, in words and tensors; None where torch looks on."""
+    shared: list[Any] = []
+    for value in inputs:
+        if type(value) is str:
+            shared.append(value)
+        elif type(value) in PLAIN and unwrap_if_dead(value) is value and value.is_contiguous():
+            shared += value.shape, value.dtype, value.device
+        else:
             return None
-        shared += t.shape, t.dtype, t.device
     return None if is_tracing() or forward_ad._current_level >= 0 else tuple(shared)
 
 

@@ -13,12 +13,13 @@ motion.py runs on its gradient.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from math import prod
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo  # torch.compiler.disable loads the compiler at once
+from torch._compile import _disable_dynamo
 
 from dmmd_kernels import motion, native, reference
 from dmmd_kernels.backend import BackendError, pick
@@ -40,8 +41,22 @@ from dmmd_kernels.ops.flow_inputs import (
 )
 from dmmd_kernels.ops.schedules import Schedule, kernel_at, kernel_rows, rows, schedule, tables
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _HALVES = (torch.float16, torch.bfloat16)
 _PIECE_S = 0.2  # how long one call into a backend may take: what Ctrl-C waits for
+
+
+def _never_compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """torch.compiler.disable, but for loading the compiler (seconds) where none is at work."""
+    apart = _disable_dynamo(function)
+
+    @wraps(function)
+    def call(*args: P.args, **named: P.kwargs) -> R:
+        return (apart if torch.compiler.is_compiling() else function)(*args, **named)
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ def velocity(
     return -witness_grad(z, x, y, kernel, backend=backend, precision=precision)
 
 
-@_disable_dynamo
+@_never_compiled
 @torch.no_grad()
 def flow(
     x: Tensor,
@@ -206,7 +221,7 @@ def flow(
     return result
 
 
-@_disable_dynamo
+@_never_compiled
 @torch.no_grad()
 def flow_update(
     z: Tensor,

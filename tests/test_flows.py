@@ -312,6 +312,32 @@ def test_numbers_of_numpy_are_numbers():
     assert torch.equal(run(np.float32).particles, run(float).particles)
 
 
+def test_flows_break_a_compiled_graph_and_go_on():
+    x, y = torch.randn(30, 2), torch.randn(40, 2)
+    kernel = dk.gaussian(1.0)
+
+    def shifted(x):
+        moved = dk.flow(2 * x, y, kernel, step_size=0.5, steps=3).particles + 1
+        dk.flow_update(moved, x, step_size=0.5)
+        return 3 * moved
+
+    torch.testing.assert_close(torch.compile(shifted, backend="eager")(x), shifted(x))
+    torch._dynamo.reset()
+
+
+def test_flows_do_not_load_the_compiler():
+    script = """
+import sys, torch
+import dmmd_kernels as dk
+x = torch.randn(9, 2)
+dk.flow(x, x + 1, dk.gaussian(1.0), step_size=0.1, steps=3)
+dk.flow_update(x, x + 1, step_size=0.5)
+print("torch._dynamo" in sys.modules)
+"""
+    run = [sys.executable, "-c", script]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_ctrl_c_returns_within_a_second():
     script = """

@@ -33,6 +33,7 @@ _MODULES = {
 }
 _PREFERENCE = {"cuda": ("triton", "reference"), "cpu": ("native", "reference")}
 _PRECISIONS = ("highest", "high")
+_TUNED = (None, "sides", "second_order", "parameters")
 _loaded: dict[str, ModuleType] = {}
 _warned: set[str] = set()
 
@@ -138,7 +139,8 @@ def regime(
     name = chosen(z, kernel, x, op=op, precision=precision)
     if name != "triton":
         return name
-    parts = (load(name).regime(z, x, m, grad=grad) for m in kernel.lower(z).mixtures)
+    what = "gradient" if grad else "value"
+    parts = (load(name).regime(z, x, m, op=what) for m in kernel.lower(z).mixtures)
     return "triton: " + "; ".join(parts)
 
 
@@ -148,6 +150,7 @@ def tune(
     kernel: Kernel,
     *,
     grad: bool = False,
+    op: str | None = None,
     file: str | os.PathLike | None = None,
 ) -> str:
     """Times the tiles a GPU could take for such a sweep, and has this process use the fastest.
@@ -158,6 +161,10 @@ def tune(
     Args:
         z: points (…, n, d) on a GPU, and x: points (…, m, d); sizes like those of the work to come.
         grad: tunes `potential_grad`, not `potential` and `mmd2`.
+        op: tunes neither, but "sides" (many right-hand sides, so permutation tests), "second_order"
+            (backward passes of `potential_grad`, so gradient penalties) or "parameters" (gradients
+            of the kernel's). In up to 8 dimensions, and where pairs are few, the last two have
+            fixed tiles, "sides" where pairs are few; then nothing is timed.
         file: JSON that keeps what was found; if it is there, nothing is timed again.
 
     Returns:
@@ -165,17 +172,24 @@ def tune(
 
     Raises:
         BackendError: the points are on the CPU, or Triton cannot run the call.
+        ValueError: op is none of these, grad is set beside it, or the file is not one of tune's.
     """
+    if op not in _TUNED or (op and grad):
+        raise ValueError(
+            "tune: op must be None, 'sides', 'second_order' or 'parameters', and None with grad; "
+            f"got op={op!r}, grad={grad}"
+        )
     if not z.is_cuda:
         raise BackendError(
             f"tune: z must be on a CUDA GPU, where tiles can be timed; got {z.device}"
         )
+    what = op or ("gradient" if grad else "value")
     path = None if file is None else Path(file)
     parts = []
     for mixture in kernel.lower(z).mixtures:
         module = pick("triton", z, mixture, "highest")
         with torch.cuda.device_of(z):
-            parts.append(module.tune(z, x, mixture, grad=grad, file=path))
+            parts.append(module.tune(z, x, mixture, op=what, file=path))
     return "triton: " + "; ".join(parts)
 
 

@@ -14,11 +14,11 @@ try:
 except ImportError:
     triton = None
 else:
-    from dmmd_kernels._triton import fused, tuning
+    from dmmd_kernels._triton import tunable, tuning
     from dmmd_kernels._triton.matrix import kernel_matrix
     from dmmd_kernels._triton.moments import row_sums, row_sums_grad
     from dmmd_kernels._triton.pairwise import potential, potential_and_grad, potential_grad
-    from dmmd_kernels._triton.profile import code, shortcuts
+    from dmmd_kernels._triton.profile import code
     from dmmd_kernels._triton.second_order import tangent_grad, tangents
     from dmmd_kernels._triton.sums import (
         params_grad,
@@ -61,9 +61,9 @@ def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | Non
     return None
 
 
-def regime(z: Tensor, x: Tensor, kernel: Mixture, *, grad: bool) -> str:
-    """The way a sweep of one right-hand side takes, from the table in regimes.py."""
-    return _in_words(fused.chosen(z, x, 1, kernel, grad=grad))
+def regime(z: Tensor, x: Tensor, kernel: Mixture, *, op: str) -> str:
+    """The way an op of tunable.py takes, from its table in regimes.py."""
+    return _in_words(tunable.OPS[op](z, x, kernel).row)
 
 
 def tune(
@@ -71,19 +71,21 @@ def tune(
     x: Tensor,
     kernel: Mixture,
     *,
-    grad: bool,
+    op: str,
     file: Path | None,
-    clock: Callable[[Callable[[], Tensor]], float] | None = None,
+    clock: Callable[[Callable[[], object]], float] | None = None,
 ) -> str:
-    """Finds the fastest tiles for such a sweep and keeps them; `clock` returns a call's seconds."""
-    w = x.new_ones(*x.shape[:-1], 1, dtype=torch.float32)
-    call = lambda: potential_grad(z, x, None, w, kernel) if grad else potential(z, x, w, kernel)
-    row, known = fused.chosen(z, x, 1, kernel, grad=grad), shortcuts(kernel)
-    best = tuning.search(row, known, z.device, call, clock or tuning.median_seconds, file)
-    return _in_words(best)
+    """Finds the fastest tiles for such an op and keeps them; `clock` returns a call's seconds."""
+    row, profiles, call = tunable.OPS[op](z, x, kernel)
+    if row is not None:
+        clock = clock or tuning.median_seconds
+        row = tuning.search(op, row, profiles, z.device, call, clock, file)
+    return _in_words(row)
 
 
 def _in_words(row) -> str:
+    if row is None:
+        return "direct, fixed tiles"
     return f"{row.kind}, tiles of {row.rows} × {row.columns}, {row.warps} warps"
 
 

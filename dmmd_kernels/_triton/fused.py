@@ -43,7 +43,7 @@ def chosen(
         return replace(row, columns=16) if is_crowded else row
     if row.kind == "fused" and independent(kernel) > FEW_COMPONENTS:
         row = replace(row, columns=16 if grad else 32)  # components need registers of their own
-    return faster(row, shortcuts(kernel), z.device)
+    return faster("gradient" if grad else "value", row, shortcuts(kernel), z.device)
 
 
 def independent(kernel: Mixture) -> int:

@@ -25,6 +25,7 @@ from dmmd_kernels._triton.near_tiles import (
 from dmmd_kernels._triton.profile import code
 from dmmd_kernels._triton.regimes import PARAMETERS, Regime, architecture, via_histogram
 from dmmd_kernels._triton.scaling import LONGEST_STRIP, padded, step, strip_of
+from dmmd_kernels._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
 _SIZES = [
@@ -94,7 +95,9 @@ def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture) -> Regime | None:
     if not kernel.is_radial or p > 2 or work < max(fused.LEAST_WORK, 1):
         return None
     row = regimes.device_regime(d, False, z.device, PARAMETERS)
-    return row if row.kind == "tiles" else None
+    if row.kind != "tiles":
+        return None
+    return faster("parameters", row, code(kernel.names), z.device)
 
 
 def params_grad_of_tiles(

@@ -89,7 +89,8 @@ TANGENTS = (
     Regime("direct", 8, grad=True, columns=8),
     Regime("tiles", 16, grad=True, rows=64, columns=32, near=1 / 16, shared=42 << 10),
     Regime("tiles", 32, grad=True, rows=64, columns=32, near=1 / 8, shared=58 << 10),
-    Regime("tiles", 256, grad=True, rows=64, columns=32, shared=90 << 10),
+    Regime("tiles", 64, grad=True, rows=64, columns=32, shared=90 << 10),
+    Regime("tiles", 256, grad=True, rows=64, columns=32, shared=90 << 10),  # streamed
     Regime("direct", LARGEST, grad=True, columns=8),
 )
 

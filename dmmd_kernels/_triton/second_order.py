@@ -36,6 +36,7 @@ from dmmd_kernels._triton.regimes import TANGENTS, Regime, architecture, via_his
 from dmmd_kernels._triton.scaling import LONGEST_STRIP, over_strips, padded, step, strip_of
 from dmmd_kernels._triton.sums import parameter_sums
 from dmmd_kernels._triton.tangent_tiles import tangent_grad_kernel, tangent_sums_kernel
+from dmmd_kernels._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
 _TILE = Tile(columns=16)
@@ -176,7 +177,7 @@ def tangents(
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor, Tensor]:
     clouds = dict(z=z, x=x, v=v, w=w, a=a, b=b)
-    if row := _row_of_tiles(kernel, **clouds):
+    if row := chosen(kernel, **clouds):
         f, g, q = _in_tiles(kernel, c, row, skip_diagonal, wants_sums=True, **clouds)
         return f.to(z.dtype), g.to(z.dtype).contiguous(), q.to(kernel.params.dtype)
     (n, d), p, count = z.shape[-2:], w.shape[-1], 3 * len(kernel.names)
@@ -205,7 +206,7 @@ def tangent_grad(
     precision: str = "highest",
 ) -> Tensor:
     clouds = dict(z=z, x=x, v=v, w=w, a=a, b=b)
-    if row := _row_of_tiles(kernel, **clouds):
+    if row := chosen(kernel, **clouds):
         _, g, _ = _in_tiles(kernel, c, row, skip_diagonal, wants_sums=False, **clouds)
         return g.to(z.dtype).contiguous()
     return _gradient(kernel, c, skip_diagonal, **clouds).to(z.dtype)
@@ -224,15 +225,20 @@ def _gradient(kernel: Mixture, c: Tensor | None, skip_diagonal: bool, **clouds) 
     return sweep.total_points(g)
 
 
-def _row_of_tiles(kernel: Mixture, *, z, x, v, w, a, b) -> Regime | None:
-    """Tiles take one column of coefficients, one moving cloud, and enough pairs to pay."""
+def chosen(kernel: Mixture, *, z, x, v, w, a, b) -> Regime | None:
+    """The row of the table, or None if lanes of their own are to do it.
+
+    Tiles take one column of coefficients, one moving cloud, and enough pairs to pay.
+    """
     (n, d), m = z.shape[-2:], x.shape[-2]
     work = 2 * d * n * m * prod(batch(z, x, v, w, kernel.params, a, b))
     suits = kernel.is_radial and w.shape[-1] == 1 and (a is None) != (b is None)
     if not suits or work < max(fused.LEAST_WORK, 1):
         return None
     row = regimes.device_regime(d, True, z.device, TANGENTS)
-    return row if row.kind == "tiles" else None
+    if row.kind != "tiles":
+        return None
+    return faster("second_order", row, code(kernel.names), z.device)
 
 
 def _in_tiles(

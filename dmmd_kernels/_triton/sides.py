@@ -37,9 +37,10 @@ from dmmd_kernels._triton.near_tiles import (
 from dmmd_kernels._triton.profile import shortcuts
 from dmmd_kernels._triton.regimes import SIDES, Regime, architecture, via_histogram
 from dmmd_kernels._triton.scaling import LONGEST_STRIP, over_strips, step, strip_of
+from dmmd_kernels._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
-_MOST_SIDES = 64  # columns of W per program
+MOST_SIDES = 64  # columns of W per program
 _FEW_SIDES = 2  # so many take sweeps of their own
 _LEAST_SIDES = 16  # where distances cost next to nothing
 _SPLIT = ("z_hi_ptr", "z_lo_ptr", "z_half_ptr", "x_hi_ptr", "x_lo_ptr", "x_half_ptr", "unit_ptr")
@@ -121,7 +122,8 @@ def chosen(z: Tensor, x: Tensor, p: int, kernel: Mixture) -> Regime | None:
         return None
     row = regimes.device_regime(d, False, z.device, SIDES)
     is_crowded = fused.independent(kernel) > fused.FEW_COMPONENTS
-    return replace(row, columns=32) if is_crowded else row
+    row = replace(row, columns=32) if is_crowded else row
+    return faster("sides", row, shortcuts(kernel), z.device)
 
 
 def potential_of_sides(
@@ -131,7 +133,7 @@ def potential_of_sides(
     (n, d), (m, p) = z.shape[-2:], w.shape[-2:]
     block = batch(z, x, w, kernel.params)
     blocks = block[0] if block else 1
-    sides = min(_MOST_SIDES, max(16, triton.next_power_of_2(p)))
+    sides = min(MOST_SIDES, max(16, triton.next_power_of_2(p)))
     w_hi, w_lo, down = _split_columns(w.expand(*block, m, p), sides)
     (m_rows, columns), n_rows = w_hi.shape[-2:], triton.cdiv(n, ROWS) * ROWS
     points = dict.fromkeys(_SPLIT) | dict(n_rows=n_rows, m_rows=m_rows, WIDTH=0, CHUNK=0)

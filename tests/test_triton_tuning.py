@@ -18,6 +18,7 @@ from triton.runtime.errors import OutOfResources  # noqa: E402
 from dmmd_kernels._triton import (  # noqa: E402
     fused,
     parameter_tiles,
+    regimes,
     second_order,
     sides,
     tunable,
@@ -115,6 +116,19 @@ def test_every_tile_is_launched_by_what_is_timed(op, d, launches, monkeypatch):
     clock = lambda call: len([call()])
     _triton.tune(z, x, compiled_form("gaussian", z), op=op, file=None, clock=clock)
     assert sorted(seen) == sorted(launches * tuning._TILES[op])
+
+
+def test_the_tables_own_tiles_are_among_those_tried():
+    tables = (
+        (regimes.TABLE, None),
+        (regimes.SIDES, "sides"),
+        ([row for row in regimes.TANGENTS if row.kind == "tiles"], "second_order"),
+        ([row for row in regimes.PARAMETERS if row.kind == "tiles"], "parameters"),
+    )
+    for table, op in tables:
+        for row in table:
+            tile = row.rows, row.columns, row.warps, row.stages
+            assert tile in tuning._TILES[op or row.kind]
 
 
 def test_lanes_of_their_own_have_nothing_to_tune():

@@ -25,7 +25,7 @@ _ROUNDS = 7
 _TILES = {
     "direct": [(32 * warps, columns, warps, 1) for warps in (2, 4, 8) for columns in (4, 8, 16)],
     "fused": list(product((64, 128), (16, 32, 64), (4, 8), (1, 2, 3))),
-    "panels": list(product((32, 64, 128), (32, 64, 128), (4, 8), (1,))),
+    "panels": list(product((32, 64, 128), (16, 32, 64), (4, 8), (1,))),
     "sides": list(product((64, 128), (32, 64), (4, 8), (1, 2, 3))),
     "second_order": list(product((64, 128), (16, 32, 64), (4, 8), (1,))),
     "parameters": list(product((64, 128), (32, 64, 128), (4, 8), (1,))),

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
+from dmmd_kernels import backend
 from tests.cases import KERNELS
+
+NATIVE = backend.report(torch.device("cpu"))["native"] is None
 
 each_kernel = pytest.mark.parametrize("name", ["gaussian", "linear", "polynomial", "gaussians"])
 
@@ -129,6 +132,16 @@ def test_inputs_are_still_checked():
     dk.witness(x, x, y, kernel)
     with pytest.raises(ValueError, match="at least one point"):
         dk.witness(x, x[:0], y, kernel)
+
+
+def test_the_backend_is_that_of_the_joint_sample(monkeypatch):
+    table = {"radial": {"quadratic_form": [[1, 36, 36]]}, "polynomial": {}}
+    monkeypatch.setattr(backend, "_crossover", backend.Crossover.read(table))
+    kernel = kernel_of("gaussian")
+    for n in (2, 3, 4):
+        dk.mmd2(*samples(n, 3), kernel)
+    modules = [form.value.__module__ for form in kernel.prepared.values()]
+    assert [name.endswith("reference") for name in modules] == [not NATIVE, True, not NATIVE]
 
 
 def test_learned_widths_and_halves_find_their_own_way():

@@ -165,7 +165,7 @@ def _prepared(x, y, kernel, estimator, precision, backend) -> PreparedForm | Non
     v, w = _for_sizes(_quadratic_coefficients, x, y, estimator)
     how = (estimator == "unbiased", precision, backend)
     with torch.inference_mode(False):  # it will also meet calls that differentiate
-        return PreparedForm.of(x, v, w, kernel.lower(x), how)
+        return PreparedForm.of(torch.cat([x, y], -2), v, w, kernel.lower(x), how)
 
 
 def _check_estimator(estimator: str, x: Tensor, y: Tensor) -> None:

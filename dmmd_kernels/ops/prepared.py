@@ -105,9 +105,9 @@ class PreparedForm(NamedTuple):
     is_centred: bool
 
     @classmethod
-    def of(cls, x: Tensor, v: Tensor, w: Tensor, kernel: Lowered, how: tuple):
-        """For samples like x; None if the kernel takes more than one sweep, or better none."""
-        numbers = x[..., :1, :].numel() * len(v) ** 2
+    def of(cls, u: Tensor, v: Tensor, w: Tensor, kernel: Lowered, how: tuple):
+        """For clouds like u; None if the kernel takes more than one sweep, or better none."""
+        numbers = u.numel() * len(v)
         if kernel.linear is None and len(kernel.mixtures) == 1:
             mixture = kernel.mixtures[0]
         elif kernel.linear is not None and not kernel.mixtures and numbers <= _SMALL:
@@ -115,7 +115,7 @@ class PreparedForm(NamedTuple):
         else:
             return None
         names = ("quadratic_form", "quadratic_form_and_grad")
-        value, both = (getattr(pick(how[2], x, mixture, how[1], op, v), op) for op in names)
+        value, both = (getattr(pick(how[2], u, mixture, how[1], op, v), op) for op in names)
         return cls(value, both, v, w, mixture, how, kernel.linear is not None)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:

@@ -2,11 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <new>
 
 #ifdef __linux__
 #include <sys/mman.h>
+#endif
+#ifdef __SANITIZE_ADDRESS__
+extern "C" void __asan_poison_memory_region(const volatile void* from, size_t bytes);
 #endif
 
 namespace dmmd::cpu {
@@ -41,21 +45,31 @@ inline void use_huge_pages(void* data, int64_t bytes) {
 }
 
 struct Free {
-  std::align_val_t alignment{64};
-
-  void operator()(void* p) const { ::operator delete(p, alignment); }
+  void operator()(void* p) const { ::operator delete(static_cast<void**>(p)[-1]); }
 };
 
 template <class T>
 using Memory = std::unique_ptr<T[], Free>;
 
+/// Aligned here, with the allocation's own address in front: allocators keep small blocks at hand,
+/// but not aligned ones.
 template <class T>
 Memory<T> allocate(int64_t count) {
   const int64_t bytes = product(count, sizeof(T));
-  const std::align_val_t alignment{size_t(bytes < kHuge ? 64 : kHugePage)};
-  void* data = ::operator new(size_t(bytes), alignment);
+  const uintptr_t alignment = bytes < kHuge ? 64 : kHugePage, extra = alignment + sizeof(void*);
+  const uintptr_t start = reinterpret_cast<uintptr_t>(::operator new(size_t(bytes) + extra));
+  const uintptr_t aligned = (start + extra - 1) / alignment * alignment;
+  void** data = reinterpret_cast<void**>(aligned);
+  data[-1] = reinterpret_cast<void*>(start);
+#ifdef __SANITIZE_ADDRESS__
+  const auto forbid = [](uintptr_t from, uintptr_t to) {
+    __asan_poison_memory_region(reinterpret_cast<void*>(from), to - from);
+  };
+  forbid(start, aligned - sizeof(void*));
+  forbid(aligned + uintptr_t(bytes), start + uintptr_t(bytes) + extra);
+#endif
   use_huge_pages(data, bytes);
-  return Memory<T>(static_cast<T*>(data), Free{alignment});
+  return Memory<T>(reinterpret_cast<T*>(data));
 }
 
 }  // namespace dmmd::cpu

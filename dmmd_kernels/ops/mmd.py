@@ -60,7 +60,7 @@ def mmd2(
         BackendError: the named backend cannot run the call.
     """
     uniform = weights_x is None and weights_y is None
-    like = likeness("mmd2", estimator, backend, precision, x, y) if uniform else None
+    like = likeness(("mmd2", estimator, backend, precision), x, y) if uniform else None
     if (form := kernel.prepared.get(like)) is not None:
         return form(x, y)
     check_points("mmd2", x=x, y=y)
@@ -137,7 +137,7 @@ def witness_grad(
 
 
 def _witness(op, operator, z, x, y, kernel, how):
-    like = likeness(op, how[2], how[1], z, x, y)
+    like = likeness((op, how[2], how[1]), z, x, y)
     if (known := kernel.prepared.get(like)) is not None:
         return known(z, torch.cat((x, y)))
     check_points(op, z=z, x=x, y=y)

@@ -38,9 +38,14 @@ def kernel_matrix(
         TypeError, ValueError: x and y do not fit together.
         BackendError: the named backend cannot run the call.
     """
+    like = likeness(("kernel_matrix", backend, precision), x, y)
+    if (known := kernel.prepared.get(like)) is not None:
+        return known(x, y)
     check_points("kernel_matrix", x=x, y=y)
     how = (False, precision, backend)
     lowered = kernel.lower(x)
+    if all(mixture.is_radial for mixture in lowered.mixtures):
+        prepare_sweep(like, operators.kernel_matrix, kernel, x, y, (), how)
     parts = []
     for mixture in lowered.mixtures:
         if mixture.is_radial:
@@ -79,7 +84,7 @@ def potential(
         TypeError, ValueError: z, x and w do not fit together.
         BackendError: the named backend cannot run the call.
     """
-    like = likeness("potential", backend, precision, z, x, w)
+    like = likeness(("potential", backend, precision), z, x, w)
     if (known := kernel.prepared.get(like)) is not None:
         return known(z, x, w)
     check_cloud("potential", z, x, w, columns=True)
@@ -111,7 +116,7 @@ def potential_grad(
     Raises:
         TypeError, ValueError, BackendError: as in `potential`.
     """
-    like = likeness("potential_grad", backend, precision, z, x, w)
+    like = likeness(("potential_grad", backend, precision), z, x, w)
     if (known := kernel.prepared.get(like)) is not None:
         return known(z, x, None, w)
     check_cloud("potential_grad", z, x, w, columns=False)
@@ -136,7 +141,7 @@ def potential_and_grad(
     Returns:
         f, (…, n), and g, (…, n, d). Differentiable once more.
     """
-    like = likeness("potential_and_grad", backend, precision, z, x, w)
+    like = likeness(("potential_and_grad", backend, precision), z, x, w)
     if (known := kernel.prepared.get(like)) is not None:
         return known(z, x, w)
     check_cloud("potential_and_grad", z, x, w, columns=False)

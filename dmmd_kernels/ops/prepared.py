@@ -6,6 +6,7 @@ the way there takes longer than the sums.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -23,17 +24,16 @@ _SMALL = 2**20  # numbers met in all pairs; a linear kernel's pairs then cost le
 _DTYPES = (torch.float32, torch.float64)
 
 
-def likeness(*inputs: Any) -> tuple | None:
+def likeness(words: tuple, *tensors: Tensor) -> tuple | None:
     """What a later call must share, in words and tensors; None where torch looks on."""
-    shared: list[Any] = []
-    for value in inputs:
-        if type(value) is str:
-            shared.append(value)
-        elif type(value) in PLAIN and unwrap_if_dead(value) is value and value.is_contiguous():
-            shared += value.shape, value.dtype, value.device
-        else:
+    for word in words:
+        if type(word) is not str:
             return None
-    return None if is_tracing() or forward_ad._current_level >= 0 else tuple(shared)
+    for t in tensors:
+        if type(t) not in PLAIN or unwrap_if_dead(t) is not t or not t.is_contiguous():
+            return None
+        words += t.shape, t.dtype, t.device
+    return None if is_tracing() or forward_ad._current_level >= 0 else words
 
 
 def is_small(kernel: Kernel, *clouds: Tensor) -> bool:
@@ -44,7 +44,7 @@ def is_small(kernel: Kernel, *clouds: Tensor) -> bool:
 
 
 class PreparedSweep(NamedTuple):
-    """An operator on z (n, d), a cloud u (m, d) and its weights (m,).
+    """An operator on z (n, d), a cloud u (m, d) and, but for the matrix, its weights (m,).
 
     Attributes:
         operator, function: the operator, and the backend's own for calls without gradients.
@@ -60,13 +60,32 @@ class PreparedSweep(NamedTuple):
     how: tuple[bool, str, str]
 
     def __call__(self, *tensors: Tensor | None):
-        tensors += self.constants
         if torch.is_grad_enabled():
             for t in tensors:
                 if t is not None and t.requires_grad:
-                    profiles, params = self.mixture
-                    return self.operator.eager(*tensors, params, profiles, *self.how)
-        return self.function(*tensors, self.mixture, precision=self.how[1])
+                    return _record_sweep(self, *tensors)
+        return self.function(*tensors, *self.constants, self.mixture, precision=self.how[1])
+
+
+class _Sweep(torch.autograd.Function):
+    """A prepared sweep in eager code, with its constants left out of what is recorded."""
+
+    @staticmethod
+    def forward(ctx, sweep, *tensors):
+        ctx.sweep = sweep
+        ctx.save_for_backward(*tensors)
+        return sweep.function(*tensors, *sweep.constants, sweep.mixture, precision=sweep.how[1])
+
+    @staticmethod
+    def backward(ctx, *upstream):
+        operator, _, constants, (profiles, params), how = ctx.sweep
+        constants = (*constants, params)
+        needs = (*ctx.needs_input_grad[1:], *[False] * len(constants))
+        grads = operator.rule((*ctx.saved_tensors, *constants), (profiles, *how), needs, *upstream)
+        return None, *grads[: -len(constants)]
+
+
+_record_sweep = super(torch.autograd.Function, _Sweep).apply
 
 
 def prepare_sweep(
@@ -85,19 +104,19 @@ def prepare_sweep(
         kernel.keep(like, PreparedSweep(operator, function, constants, mixture, how))
 
 
-class PreparedForm(NamedTuple):
+@dataclass(slots=True)
+class PreparedForm:
     """Σ c_ij K(u_i, u_j) on the joint sample u = [x; y], (…, n + m, d).
 
     Attributes:
-        value, value_and_grad: quadratic_form and quadratic_form_and_grad, of the backend.
+        form: value and value_and_grad of it in u, of the backend.
         v, w: the coefficients c_ij = ⟨v_i, w_j⟩.
         mixture: the kernel.
         how: skip_diagonal, precision, backend.
         is_centred: whether u is first moved to its mean, which the form does not feel.
     """
 
-    value: Callable
-    value_and_grad: Callable
+    form: Any
     v: Tensor
     w: Tensor
     mixture: Mixture
@@ -115,40 +134,53 @@ class PreparedForm(NamedTuple):
         else:
             return None
         names = ("quadratic_form", "quadratic_form_and_grad")
-        value, both = (getattr(pick(how[2], u, mixture, how[1], op, v), op) for op in names)
-        return cls(value, both, v, w, mixture, how, kernel.linear is not None)
+        modules = {pick(how[2], u, mixture, how[1], name, v) for name in names}
+        if len(modules) != 1 or not hasattr(module := modules.pop(), "Form"):
+            return None
+        form = module.Form(u, v, w, mixture, how[0])
+        return cls(form, v, w, mixture, how, kernel.linear is not None)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        if (x.requires_grad or y.requires_grad) and torch.is_grad_enabled():
+            return _record_form(self, x, y)
         u = torch.cat((x, y), -2)
-        if self.is_centred:
-            u = u - u.detach().mean(-2, keepdim=True)
-        if u.requires_grad:
-            return _evaluate(u, self)
-        return self.value(u, self.v, self.w, self.mixture, *self.how[:2])
+        return self.form.value(_centred(u) if self.is_centred else u)
+
+
+def _centred(u: Tensor) -> Tensor:
+    return u - u.detach().mean(-2, keepdim=True)
 
 
 class _Form(torch.autograd.Function):
-    """The form in u alone, whose gradient comes from the sweep of its value.
+    """The form of two samples, whose gradient comes from the sweep of its value.
 
     Where the gradient is to be differentiated too, an operator that can be sums it again.
     """
 
     @staticmethod
-    def forward(ctx, u, form):
-        s, g = form.value_and_grad(u, form.v, form.w, form.mixture, *form.how[:2])
-        ctx.form = form
-        ctx.save_for_backward(u, g)
+    def forward(ctx, prepared, x, y):
+        u = torch.cat((x, y), -2)
+        s, g = prepared.form.value_and_grad(_centred(u) if prepared.is_centred else u)
+        ctx.kept = prepared, g
+        ctx.save_for_backward(x, y)
         return s
 
     @staticmethod
     def backward(ctx, s):
-        u, g = ctx.saved_tensors
-        if not torch.is_grad_enabled():
-            return (s if s.ndim == 0 else s[..., None, None]) * g, None
-        v, w, (profiles, params), how = ctx.form[2:6]
-        needs = (True, False, False, False)
-        rule = operators.quadratic_form.rule
-        return rule((u, v, w, params), (profiles, *how), needs, s)[0], None
+        (prepared, g), (x, y) = ctx.kept, ctx.saved_tensors
+        if torch.is_grad_enabled():
+            g = _gradient_anew(prepared, x, y, s)
+        else:
+            g = (s if s.ndim == 0 else s[..., None, None]) * g
+        return None, *g.split((x.shape[-2], y.shape[-2]), -2)
 
 
-_evaluate = super(torch.autograd.Function, _Form).apply
+_record_form = super(torch.autograd.Function, _Form).apply
+
+
+def _gradient_anew(prepared: PreparedForm, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
+    u = torch.cat((x, y), -2)
+    profiles, params = prepared.mixture
+    tensors = (_centred(u) if prepared.is_centred else u, prepared.v, prepared.w, params)
+    needs = (True, False, False, False)
+    return operators.quadratic_form.rule(tensors, (profiles, *prepared.how), needs, s)[0]

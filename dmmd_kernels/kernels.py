@@ -1,9 +1,9 @@
-"""Kernels as immutable values, and the profiles they are made of.
+"""Kernels as immutable values, and their compiled form.
 
 A kernel is a sum of terms λ·ψ(t; a) with t = scale · q, where q is |x - y|² for radial profiles and
 ⟨x, y⟩ for polynomial ones. Compiled code receives the profile names and one row (λ, scale, a) per
-term, so adding a kernel means a constructor and one `Profile` here, the same ψ in csrc/profile.h
-and in _triton/profile.py.
+term, so adding a kernel means a constructor here, a `Profile` in profiles.py, and the same ψ in
+csrc/profile.h and _triton/profile.py.
 """
 
 import math
@@ -183,15 +183,34 @@ def _known(value: Parameter | None, otherwise: float = math.nan) -> float:
 def _table(terms: Sequence[Term], d: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The rows (λ, scale, a) of the terms: (L, 3), or (…, L, 3) with parameters of batch shape."""
     rows = [(t.weight, 1 / max(d, 1) if t.scale is None else t.scale, t.shape) for t in terms]
-    values = [value for row in rows for value in row]
-    if not any(isinstance(value, Tensor) for value in values):
-        if max(values) > torch.finfo(dtype).max:
-            kernel = " + ".join(map(str, terms))
-            raise ValueError(f"{kernel}: 1/σ² must fit in {dtype}; rescale points and widths")
-        return torch.tensor(rows, dtype=dtype, device=device)
-    columns = [torch.as_tensor(value, dtype=dtype, device=device) for value in values]
-    table = torch.stack(torch.broadcast_tensors(*columns), -1)
-    return table.unflatten(-1, (len(rows), 3))
+    learned = [value for row in rows for value in row if isinstance(value, Tensor)]
+    numbers = tuple(None if isinstance(v, Tensor) else v for row in rows for v in row)
+    if max([0.0, *[v for v in numbers if v is not None]]) > torch.finfo(dtype).max:
+        kernel = " + ".join(map(str, terms))
+        raise ValueError(f"{kernel}: 1/σ² must fit in {dtype}; rescale points and widths")
+    build = _table_of_numbers if is_tracing() or not learned else _kept_table_of_numbers
+    table, places = build(numbers, dtype, device)
+    for place, value in zip(places, learned, strict=True):
+        value = value.to(device, dtype)
+        table = torch.where(place, value[..., None, None] if value.ndim else value, table)
+    return table
+
+
+def _table_of_numbers(
+    numbers: tuple[float | None, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(L, 3), and where a learned value belongs, (L, 3) of bool for each None."""
+    rows = lambda values, dtype: torch.tensor(values, dtype=dtype, device=device).view(-1, 3)
+    table = rows([0.0 if number is None else number for number in numbers], dtype)
+    learned = [i for i, number in enumerate(numbers) if number is None]
+    places = [rows([i == place for i in range(len(numbers))], torch.bool) for place in learned]
+    return table, tuple(places)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _kept_table_of_numbers(*key):
+    return _table_of_numbers(*key)
 
 
 # -- Constructors ---------------------------------------------------------------------------------
@@ -300,94 +319,3 @@ def _positive(owner: str, name: str, value: Parameter) -> Parameter:
 
 def _show(value: Parameter | None) -> str:
     return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-
-
-# -- Profiles -------------------------------------------------------------------------------------
-
-
-class Profile(NamedTuple):
-    """ψ(t; a) and the derivatives that first and second order need, on tensors."""
-
-    psi: Callable[[Tensor, Tensor], Tensor]
-    psi_t: Callable[[Tensor, Tensor], Tensor]
-    psi_tt: Callable[[Tensor, Tensor], Tensor]
-    psi_a: Callable[[Tensor, Tensor], Tensor]
-    psi_ta: Callable[[Tensor, Tensor], Tensor]
-    psi_aa: Callable[[Tensor, Tensor], Tensor]
-
-
-def profile(name: str) -> Profile:
-    """The profile of a component's name; "polynomial3" is (t + a)³."""
-    if name.startswith("polynomial"):
-        return _polynomial(int(name.removeprefix("polynomial")))
-    return PROFILES[name]
-
-
-def _zero(t: Tensor, a: Tensor) -> Tensor:
-    return torch.zeros_like(t)
-
-
-def _polynomial(n: int) -> Profile:
-    value = lambda t, a: (t + a) ** n
-    first = lambda t, a: n * (t + a) ** (n - 1)
-    second = lambda t, a: n * (n - 1) * (t + a) ** (n - 2) if n > 1 else torch.zeros_like(t)
-    return Profile(value, first, second, first, second, second)
-
-
-def _off_zero(t: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
-    """value(t), and 0 at the kink t = 0: a point does not push itself. NaN stays NaN."""
-    return torch.where(t == 0, 0.0, value(torch.where(t == 0, 1.0, t)))
-
-
-PROFILES = {
-    "gaussian": Profile(
-        psi=lambda t, a: torch.exp(-t),
-        psi_t=lambda t, a: -torch.exp(-t),
-        psi_tt=lambda t, a: torch.exp(-t),
-        psi_a=_zero,
-        psi_ta=_zero,
-        psi_aa=_zero,
-    ),
-    "rational_quadratic": Profile(
-        psi=lambda t, a: (1 + t) ** -a,
-        psi_t=lambda t, a: -a * (1 + t) ** (-a - 1),
-        psi_tt=lambda t, a: a * (a + 1) * (1 + t) ** (-a - 2),
-        psi_a=lambda t, a: -torch.log1p(t) * (1 + t) ** -a,
-        psi_ta=lambda t, a: (a * torch.log1p(t) - 1) * (1 + t) ** (-a - 1),
-        psi_aa=lambda t, a: torch.log1p(t) ** 2 * (1 + t) ** -a,
-    ),
-    "imq": Profile(
-        psi=lambda t, a: torch.rsqrt(1 + t),
-        psi_t=lambda t, a: -0.5 * torch.rsqrt(1 + t) / (1 + t),
-        psi_tt=lambda t, a: 0.75 * torch.rsqrt(1 + t) / (1 + t) ** 2,
-        psi_a=_zero,
-        psi_ta=_zero,
-        psi_aa=_zero,
-    ),
-    "laplace": Profile(
-        psi=lambda t, a: torch.exp(-t.sqrt()),
-        psi_t=lambda t, a: _off_zero(t, lambda t: -0.5 * torch.exp(-t.sqrt()) * t.rsqrt()),
-        psi_tt=lambda t, a: _off_zero(
-            t, lambda t: 0.25 * torch.exp(-t.sqrt()) * (1 + t.rsqrt()) / t
-        ),
-        psi_a=_zero,
-        psi_ta=_zero,
-        psi_aa=_zero,
-    ),
-    "energy": Profile(
-        psi=lambda t, a: -(t ** (a / 2)),
-        psi_t=lambda t, a: _off_zero(t, lambda t: -(a / 2) * t ** (a / 2 - 1)),
-        psi_tt=lambda t, a: _off_zero(t, lambda t: -(a / 2) * (a / 2 - 1) * t ** (a / 2 - 2)),
-        psi_a=lambda t, a: _off_zero(t, lambda t: -0.5 * t.log() * t ** (a / 2)),
-        psi_ta=lambda t, a: _off_zero(t, lambda t: -(0.5 + a / 4 * t.log()) * t ** (a / 2 - 1)),
-        psi_aa=lambda t, a: _off_zero(t, lambda t: -0.25 * t.log() ** 2 * t ** (a / 2)),
-    ),
-    "square_distance": Profile(
-        psi=lambda t, a: t,
-        psi_t=lambda t, a: torch.ones_like(t),
-        psi_tt=_zero,
-        psi_a=_zero,
-        psi_ta=_zero,
-        psi_aa=_zero,
-    ),
-}

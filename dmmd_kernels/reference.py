@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dmmd_kernels.kernels import Mixture, Profile, profile
+from dmmd_kernels.kernels import Mixture
+from dmmd_kernels.profiles import Profile, profile
 
 READS_VECTORS = False
 

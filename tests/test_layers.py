@@ -11,7 +11,7 @@ PACKAGE = ROOT / "dmmd_kernels"
 
 # Each layer may import the layers before it, never those after it or beside it.
 LAYERS = [
-    ["kernels", "philox"],
+    ["kernels", "philox", "profiles"],
     ["reference", "native", "_triton", "motion"],
     ["backend"],
     ["ops"],
@@ -33,7 +33,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ROOF = {"__init__", "__main__"}
 
 # What only dispatch may know. Code that uses the library as its users do goes without.
-INTERNAL = {"kernels", "reference", "native", "_triton", "backend", "ops", "_C"}
+INTERNAL = {"kernels", "profiles", "reference", "native", "_triton", "backend", "ops", "_C"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - ROOF

@@ -15,8 +15,9 @@ Derivations: docs/derivations.md.
 import torch
 from torch import Tensor
 
-from dmmd_kernels.kernels import Mixture, profile
+from dmmd_kernels.kernels import Mixture
 from dmmd_kernels.ops.register import Operator
+from dmmd_kernels.profiles import profile
 
 
 def _sum(*parts: Tensor | None) -> Tensor | None:

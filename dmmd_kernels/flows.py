@@ -10,24 +10,21 @@ stalls. All steps of all flows run inside the backend; where it has no flow of i
 motion.py runs on its gradient.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from math import prod
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from dmmd_kernels import motion, native, reference
-from dmmd_kernels.backend import BackendError, pick
-from dmmd_kernels.kernels import Kernel, Lowered
+from dmmd_kernels import motion, native
+from dmmd_kernels.backend import BackendError
+from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops import mmd2, witness_grad
-from dmmd_kernels.ops.checks import common_batch
 from dmmd_kernels.ops.flow_inputs import (
-    blocks,
     check_backend,
     check_counts,
     check_flow,
@@ -39,13 +36,12 @@ from dmmd_kernels.ops.flow_inputs import (
     per_flow,
     seed_of,
 )
-from dmmd_kernels.ops.schedules import Schedule, kernel_at, kernel_rows, rows, schedule, tables
+from dmmd_kernels.ops.flow_run import HALVES, Run
+from dmmd_kernels.ops.prepared import likeness
+from dmmd_kernels.ops.schedules import Schedule, kernel_at
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_HALVES = (torch.float16, torch.bfloat16)
-_PIECE_S = 0.2  # how long one call into a backend may take: what Ctrl-C waits for
 
 
 def _never_compiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -109,7 +105,6 @@ def velocity(
 
 
 @_never_compiled
-@torch.no_grad()
 def flow(
     x: Tensor,
     y: Tensor,
@@ -172,53 +167,41 @@ def flow(
             step, and holds the last finite state.
         BackendError: the named backend cannot run the call.
     """
-    check_flow(x, y, weights, kernel, step_size, noise)
     check_counts(steps, momentum, max_norm, record_every, callback_every)
     check_integers("flow", seed=seed, first_step=first_step, first_flow=first_flow)
+    how: dict[str, Any] = {"momentum": momentum, "max_norm": max_norm, "first_flow": first_flow}
+    clouds = (x, y) if weights is None else (x, y, weights)
+    is_plain = record_every is None and callback is None
+    are_numbers = type(step_size) in (int, float) and type(noise) in (int, float)
+    like = likeness(("flow", backend, precision), *clouds) if is_plain and are_numbers else None
+    known = kernel.prepared.get(like)
+    if known is not None and known.takes(steps, *clouds):
+        how |= {"seed": seed_of(seed, generator) if noise else 0, "first_step": first_step}
+        moved, failed = known(x, y, weights, step_size, noise, steps, **how)
+        return _finite(FlowResult(moved), failed, x.shape[:-2], first_flow)
+    check_flow(x, y, weights, kernel, step_size, noise)
     check_backend(backend, precision)
-    dtype = torch.float32 if x.dtype in _HALVES else x.dtype
-    uniform = y.new_full(y.shape[-2:-1], 1 / y.shape[-2], dtype=dtype)
-    w = uniform if weights is None else weights
-    is_batch = x.ndim > 2 or y.ndim > 2 or w.ndim > 1
-    batch = common_batch("flow", x=x, y=y, weights=w[..., None]) if is_batch else torch.Size()
-    cloud = blocks(x.expand(*batch, *x.shape[-2:]), batch, 2).to(dtype, copy=True)
-    trail = torch.zeros_like(cloud) if momentum else None
-    data = blocks(y, batch, 2).to(dtype), blocks(w, batch, 1).to(dtype)
-    table = tables(kernel.lower(cloud), steps, batch)
-    sizes = schedule("step_size", step_size, steps, batch, cloud)
-    spreads = None if is_zero(noise) else schedule("noise", noise, steps, batch, cloud)
-    failed = torch.full(cloud.shape[:1], -1, dtype=torch.int64, device=x.device)
-    run = partial(_runner(backend, cloud, table, precision), cloud, trail, *data, failed=failed)
-    run = partial(run, momentum=momentum, max_norm=max_norm, first_flow=first_flow)
-    run = partial(run, seed=0 if spreads is None else seed_of(seed, generator))
-
-    def advance(start: int, end: int) -> None:
-        run(
-            kernel=kernel_rows(table, start, end),
-            step_size=rows(sizes, start, end).expand(end - start, -1),
-            noise=None if spreads is None else rows(spreads, start, end),
-            first_step=first_step + start,
+    with torch.no_grad():
+        backends: dict[str, Any] = {"backend": backend, "precision": precision}
+        run = Run(x, y, weights, kernel, step_size, noise, steps, **backends)
+        run.prepare(like, weights)
+        how |= {"seed": 0 if run.spreads is None else seed_of(seed, generator)}
+        every = callback_every or max(1, steps // 100)
+        stops = [s for s in (record_every, every if callback else None) if s]
+        records: list[tuple[Tensor, Tensor]] = []
+        for end in run.pieces(stops, first_step, **how):
+            if record_every and end % record_every == 0:
+                now = kernel_at(kernel, end - 1, run.batch)
+                at, share = paired(y, weights)
+                gap = mmd2(run.particles(), at, now, weights_y=share, **backends)
+                records.append((run.particles(), gap))
+            if callback and end % every == 0:
+                callback(end, run.particles())
+        trajectory, curve = (
+            map(torch.stack, zip(*records, strict=True)) if records else (None, None)
         )
-
-    reached = lambda: cloud.to(x.dtype, copy=True).reshape(*batch, *x.shape[-2:])
-    records: list[tuple[Tensor, Tensor]] = []
-    every = callback_every or max(1, steps // 100)
-    stops = [s for s in (record_every, every if callback else None) if s]
-    for end in _pieces(advance, steps, stops, _guess(cloud, y), x.device):
-        if record_every and end % record_every == 0:
-            now = kernel_at(kernel, end - 1, batch)
-            at, share = paired(y, weights)
-            gap = mmd2(reached(), at, now, weights_y=share, backend=backend, precision=precision)
-            records.append((reached(), gap))
-        if callback and end % every == 0:
-            callback(end, reached())
-    trajectory, curve = map(torch.stack, zip(*records, strict=True)) if records else (None, None)
-    result = FlowResult(reached(), trajectory, curve)
-    if x.dtype in _HALVES:
-        rounded = result.particles.reshape(cloud.shape).isfinite().all(-1).all(-1)
-        failed.masked_fill_(~rounded & (failed < 0), first_step + steps)
-    _check_finite(failed, batch, first_flow, result)
-    return result
+        result = FlowResult(run.particles(), trajectory, curve)
+        return _finite(result, run.failures(result.particles, first_step), run.batch, first_flow)
 
 
 @_never_compiled
@@ -264,7 +247,7 @@ def flow_update(
     check_no_grad("flow_update", *named.values(), step_size, noise)
     check_integers("flow_update", seed=seed, step=step, first_flow=first_flow)
     check_backend(backend)
-    batch, dtype = z.shape[:-2], torch.float32 if z.dtype in _HALVES else z.dtype
+    batch, dtype = z.shape[:-2], torch.float32 if z.dtype in HALVES else z.dtype
     flat = lambda t: t.reshape(prod(batch), *z.shape[-2:]).to(dtype).contiguous()
     cloud, trail = flat(z), None if velocity is None else flat(velocity)
     has_noise = not is_zero(noise)
@@ -289,22 +272,6 @@ def flow_update(
     return z
 
 
-def _runner(backend: str, x: Tensor, kernel: Lowered, precision: str) -> Callable[..., None]:
-    """The flow of the first able backend, or motion.py's loop on its gradient."""
-    if not kernel.mixtures:
-        # Closed forms: linear kernels have no pairs.
-        return partial(motion.flow, potential_grad=reference.potential_grad)
-    if backend in ("auto", "native"):
-        reason = native.why_no_flow(x, kernel)
-        if reason is None:
-            return native.flow
-        if backend == "native":
-            raise BackendError(f"backend='native' cannot run this call: {reason}")
-    module = pick(backend, x, kernel.mixtures[0], precision)
-    gradient = partial(module.potential_grad, precision=precision)
-    return partial(motion.flow, potential_grad=gradient)
-
-
 def _can_update(z: Tensor, backend: str) -> bool:
     reason = native.why_no_flow(z, None)
     if reason and backend == "native":
@@ -312,45 +279,17 @@ def _can_update(z: Tensor, backend: str) -> bool:
     return reason is None
 
 
-def _pieces(
-    advance: Callable[[int, int], None], steps: int, stops: list[int], guess_s: float, device
-) -> Iterator[int]:
-    """Advances to multiples of the stops and to the end, and yields where it is.
+def _finite(result: FlowResult, failed: Tensor, batch: torch.Size, first_flow: int) -> FlowResult:
+    """The result.
 
-    A piece is as many steps as are thought to take _PIECE_S, by the time the last ones took:
-    between two pieces Python sees a Ctrl-C. Results do not depend on the cut.
-    """
-    done, per_piece = 0, max(1, int(_PIECE_S / guess_s))
-    while done < steps:
-        end = min(done + per_piece, steps, *(done - done % stop + stop for stop in stops))
-        begin = time.perf_counter()
-        advance(done, end)
-        if device.type == "cuda" and end < steps and not torch.cuda.is_current_stream_capturing():
-            torch.cuda.current_stream(device).synchronize()
-        took = (time.perf_counter() - begin) / (end - done)
-        per_piece = max(1, min(int(_PIECE_S / max(took, 1e-9)), 8 * per_piece))
-        done = end
-        if done == steps or any(done % stop == 0 for stop in stops):
-            yield done
-
-
-def _guess(x: Tensor, y: Tensor) -> float:
-    """Seconds that a step may take, before one has been timed."""
-    blocks, n, d = x.shape
-    return 1e-9 * (1 + blocks * n * (n + y.shape[-2]) * (1 + d / 8))
-
-
-def _check_finite(failed: Tensor, batch: torch.Size, first_flow: int, result: FlowResult) -> None:
-    """
     Raises:
         FlowError: naming the flow that failed first.
     """
     if failed.is_cuda and torch.cuda.is_current_stream_capturing():
-        return  # a graph cannot ask
-    steps = failed.tolist()
-    broken = [(step, block) for block, step in enumerate(steps) if step >= 0]
+        return result  # a graph cannot ask
+    broken = [(step, block) for block, step in enumerate(failed.tolist()) if step >= 0]
     if not broken:
-        return
+        return result
     step, block = min(broken)
     index = torch.unravel_index(torch.tensor(block), batch) if batch else ()
     number = first_flow + block if first_flow else None

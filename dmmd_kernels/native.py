@@ -359,11 +359,10 @@ def flow(
     first_step: int = 0,
     first_flow: int = 0,
 ) -> None:
-    """As motion.flow; on a GPU queued on the current stream."""
+    """As motion.flow, also of one flow without B; on a GPU queued on the current stream."""
     radial, polynomial = _radial_and_polynomial(kernel)
     motion = _library().Motion(momentum, max_norm or 0.0, seed, first_flow, first_step)
-    sizes, spreads = _column(step_size), _column(noise)
-    task = (x, velocity, y, _column(w), *radial, *polynomial, sizes, spreads, motion, failed[None])
+    task = (x, velocity, y, w, *radial, *polynomial, step_size, noise, motion, failed)
     if x.is_cpu:
         return _library().flow(*task, torch.get_num_threads())
     bytes_ = _library().flow_workspace(*x.shape[:2], y.shape[1], x.shape[2])
@@ -385,18 +384,18 @@ def flow_update(
     first_flow: int = 0,
 ) -> None:
     motion = _library().Motion(momentum, max_norm or 0.0, seed, first_flow, step)
-    sizes = step_size.view(1, -1, 1)
-    spreads = None if noise is None else noise.view(1, -1, 1)
-    _library().flow_update(z, velocity, g, sizes, spreads, motion, torch.get_num_threads())
+    schedules = step_size[None], None if noise is None else noise[None]
+    _library().flow_update(z, velocity, g, *schedules, motion, torch.get_num_threads())
 
 
 def _radial_and_polynomial(kernel: Lowered) -> list[tuple[Tensor | None, Any]]:
-    """(parameters (S, B, 3L), components) of both kinds; a linear kernel is a polynomial here."""
+    """(parameters (S, B, L, 3), components) of both; a linear kernel is a polynomial here."""
     parts = {m.is_radial: m for m in kernel.mixtures}
     if kernel.linear is not None:
         line = torch.stack([kernel.linear, *[torch.ones_like(kernel.linear)] * 2], -1)[..., None, :]
         parts[False] = _joined(parts.get(False), Mixture("polynomial1", line))
-    return [_flat(parts.get(kind)) for kind in (True, False)]
+    missing = None, _parsed("gaussian")
+    return [_how(parts[kind]) if kind in parts else missing for kind in (True, False)]
 
 
 def _joined(first: Mixture | None, second: Mixture) -> Mixture:
@@ -405,13 +404,3 @@ def _joined(first: Mixture | None, second: Mixture) -> Mixture:
     lead = torch.broadcast_shapes(first.params.shape[:2], second.params.shape[:2])
     params = torch.cat([m.params.expand(*lead, -1, -1) for m in (first, second)], -2)
     return Mixture(f"{first.profiles}+{second.profiles}", params)
-
-
-def _flat(mixture: Mixture | None) -> tuple[Tensor | None, Any]:
-    if mixture is None:
-        return None, _parsed("gaussian")
-    return mixture.params.flatten(-2).contiguous(), _parsed(mixture.profiles)
-
-
-def _column(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t[..., None].contiguous()

@@ -16,6 +16,7 @@ namespace py = pybind11;
 using dmmd::Component;
 using dmmd::Problem;
 using dmmd::Profile;
+using dmmd::python::Table;
 using dmmd::python::Tensor;
 
 namespace {
@@ -178,17 +179,10 @@ void row_sums_grad(Tensor x, Tensor w, Tensor o, Tensor a, Tensor b, int threads
   });
 }
 
-/// A table (steps, blocks, ...), either of which may be 1 for all.
 template <class T>
-dmmd::Scheduled<T> scheduled(const Tensor& t) {
-  return {static_cast<const T*>(t.data), t.blocks == 1 ? 0 : t.rows * t.columns,
-          t.rows == 1 ? 0 : t.columns};
-}
-
-template <class T>
-dmmd::ScheduledKernel<T> scheduled(const Tensor& params, const Kernel& kernel) {
+dmmd::ScheduledKernel<T> scheduled(const Table& params, const Kernel& kernel) {
   if (!params.data) return {};
-  return {kernel.components.data(), int64_t(kernel.components.size()), scheduled<T>(params)};
+  return {kernel.components.data(), int64_t(kernel.components.size()), params.scheduled<T>()};
 }
 
 /// How particles move, and where their noise comes from.
@@ -200,23 +194,23 @@ struct Motion {
 
 template <class T>
 dmmd::Flow<T> make_flow(const Tensor& x, const Tensor& velocity, const Tensor& y, const Tensor& w,
-                        const Tensor& radial_params, const Kernel& radial,
-                        const Tensor& polynomial_params, const Kernel& polynomial,
-                        const Tensor& step_size, const Tensor& noise, const Motion& motion,
+                        const Table& radial_params, const Kernel& radial,
+                        const Table& polynomial_params, const Kernel& polynomial,
+                        const Table& step_size, const Table& noise, const Motion& motion,
                         const Tensor& failed, int threads) {
   return {.blocks = x.blocks,
           .n = x.rows,
           .m = y.rows,
           .d = x.columns,
-          .steps = step_size.blocks,
+          .steps = step_size.steps,
           .x = x.batched<T>(),
           .velocity = velocity.batched<T>(),
           .y = y.batched<const T>(),
-          .w = w.batched<const T>(),
+          .w = w.row_of_blocks<const T>(),
           .radial = scheduled<T>(radial_params, radial),
           .polynomial = scheduled<T>(polynomial_params, polynomial),
-          .step_size = scheduled<T>(step_size),
-          .noise = scheduled<T>(noise),
+          .step_size = step_size.scheduled<T>(),
+          .noise = noise.scheduled<T>(),
           .momentum = T(motion.momentum),
           .max_norm = T(motion.max_norm),
           .seed = motion.seed,
@@ -226,8 +220,8 @@ dmmd::Flow<T> make_flow(const Tensor& x, const Tensor& velocity, const Tensor& y
           .threads = threads};
 }
 
-void flow(Tensor x, Tensor velocity, Tensor y, Tensor w, Tensor radial_params, const Kernel& radial,
-          Tensor polynomial_params, const Kernel& polynomial, Tensor step_size, Tensor noise,
+void flow(Tensor x, Tensor velocity, Tensor y, Tensor w, Table radial_params, const Kernel& radial,
+          Table polynomial_params, const Kernel& polynomial, Table step_size, Table noise,
           const Motion& motion, Tensor failed, int threads) {
   with_dtype(x, [&](auto one) {
     dmmd::cpu::flow(make_flow<decltype(one)>(x, velocity, y, w, radial_params, radial,
@@ -237,9 +231,9 @@ void flow(Tensor x, Tensor velocity, Tensor y, Tensor w, Tensor radial_params, c
 }
 
 /// As flow, for tensors of the current CUDA device, queued on a stream.
-void flow_on_gpu(Tensor x, Tensor velocity, Tensor y, Tensor w, Tensor radial_params,
-                 const Kernel& radial, Tensor polynomial_params, const Kernel& polynomial,
-                 Tensor step_size, Tensor noise, const Motion& motion, Tensor failed,
+void flow_on_gpu(Tensor x, Tensor velocity, Tensor y, Tensor w, Table radial_params,
+                 const Kernel& radial, Table polynomial_params, const Kernel& polynomial,
+                 Table step_size, Table noise, const Motion& motion, Tensor failed,
                  Tensor workspace, uintptr_t stream) {
   py::gil_scoped_release release;
   const auto flow = make_flow<float>(x, velocity, y, w, radial_params, radial, polynomial_params,
@@ -265,7 +259,7 @@ std::string flow_plan(int64_t blocks, int64_t n, int64_t m, int64_t d) {
   return dmmd::cuda::flow_plan(sizes(blocks, n, m, d));
 }
 
-void flow_update(Tensor z, Tensor velocity, Tensor g, Tensor step_size, Tensor noise,
+void flow_update(Tensor z, Tensor velocity, Tensor g, Table step_size, Table noise,
                  const Motion& motion, int threads) {
   with_dtype(z, [&](auto one) {
     using T = decltype(one);
@@ -275,8 +269,8 @@ void flow_update(Tensor z, Tensor velocity, Tensor g, Tensor step_size, Tensor n
                                            .z = z.batched<T>(),
                                            .velocity = velocity.batched<T>(),
                                            .g = g.batched<const T>(),
-                                           .step_size = scheduled<T>(step_size),
-                                           .noise = scheduled<T>(noise),
+                                           .step_size = step_size.scheduled<T>(),
+                                           .noise = noise.scheduled<T>(),
                                            .momentum = T(motion.momentum),
                                            .max_norm = T(motion.max_norm),
                                            .seed = motion.seed,

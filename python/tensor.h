@@ -60,8 +60,50 @@ inline void use_exchange(py::object capsule) {
   if (api->version.major == 1 && api->dltensor_from_py_object_no_sync) exchange = api;
 }
 
-/// (rows, columns), or (blocks, rows, columns); a vector is one column, for weights where nothing
-/// is batched. No data where Python passed None.
+/// What is read of a torch tensor.
+struct View {
+  static constexpr int kMaxDims = 4;
+
+  void* data;
+  bool is_double;
+  int ndim;
+  int64_t shape[kMaxDims], strides[kMaxDims];
+
+  explicit View(py::handle source) {
+    if (exchange) {
+      read_exchange(source.ptr());
+    } else {
+      read_attributes(source);
+    }
+  }
+
+ private:
+  void set_dims(int64_t count) {
+    if (count > kMaxDims) throw py::value_error("a tensor must have at most 4 dimensions");
+    ndim = int(count);
+  }
+
+  void read_exchange(PyObject* source) {
+    DLTensor dl;
+    if (exchange->dltensor_from_py_object_no_sync(source, &dl)) throw py::error_already_set();
+    data = static_cast<char*>(dl.data) + dl.byte_offset;
+    is_double = dl.dtype.bits == 64;
+    set_dims(dl.ndim);
+    for (int i = 0; i < ndim; ++i) shape[i] = dl.shape[i], strides[i] = dl.strides[i];
+  }
+
+  void read_attributes(py::handle source) {
+    const py::tuple sizes = source.attr("shape"), steps = source.attr("stride")();
+    data = reinterpret_cast<void*>(source.attr("data_ptr")().cast<uintptr_t>());
+    is_double = source.attr("element_size")().cast<int>() == 8;
+    set_dims(int64_t(sizes.size()));
+    for (int i = 0; i < ndim; ++i)
+      shape[i] = sizes[size_t(i)].cast<int64_t>(), strides[i] = steps[size_t(i)].cast<int64_t>();
+  }
+};
+
+/// Contiguous (rows, columns), or (blocks, rows, columns); a vector is one column, for weights
+/// where nothing is batched. No data where Python passed None.
 struct Tensor {
   void* data = nullptr;
   int64_t blocks = 1, rows = 0, columns = 0;
@@ -74,46 +116,66 @@ struct Tensor {
     return {static_cast<T*>(data), blocks == 1 ? 0 : rows * columns};
   }
 
-  void set_shape(const int64_t* shape, int ndim) {
+  /// A row for each block, (blocks, columns); a vector is one row for all.
+  template <class T>
+  Batched<T> row_of_blocks() const {
+    return {batched<T>().data, is_vector || rows == 1 ? 0 : columns};
+  }
+
+  void read(const View& view) {
+    const int ndim = view.ndim;
     if (ndim > 3) throw py::value_error("a tensor must have at most 3 dimensions");
+    data = view.data;
+    is_double = view.is_double;
     is_vector = ndim == 1;
     is_batched = ndim == 3;
-    blocks = is_batched ? shape[0] : 1;
-    rows = ndim > 1 ? shape[ndim - 2] : ndim > 0 ? shape[0] : 1;
-    columns = ndim > 1 ? shape[ndim - 1] : 1;
+    blocks = is_batched ? view.shape[0] : 1;
+    rows = ndim > 1 ? view.shape[ndim - 2] : ndim > 0 ? view.shape[0] : 1;
+    columns = ndim > 1 ? view.shape[ndim - 1] : 1;
+  }
+};
+
+/// Numbers for each step and block, (steps, blocks, ...), of which either may be 1, for all. Those
+/// of one step and block are contiguous; steps and blocks need not follow one another.
+struct Table {
+  const void* data = nullptr;
+  int64_t steps = 1, step_stride = 0, block_stride = 0;
+  bool is_double = false;
+
+  template <class T>
+  Scheduled<T> scheduled() const {
+    if (data && is_double != (sizeof(T) == sizeof(double)))
+      throw py::value_error("all tensors of a call must have one dtype");
+    return {static_cast<const T*>(data), step_stride, block_stride};
   }
 
-  void read_exchange(PyObject* source) {
-    DLTensor dl;
-    if (exchange->dltensor_from_py_object_no_sync(source, &dl)) throw py::error_already_set();
-    data = static_cast<char*>(dl.data) + dl.byte_offset;
-    is_double = dl.dtype.bits == 64;
-    set_shape(dl.shape, dl.ndim);
-  }
-
-  void read_attributes(py::handle source) {
-    const py::tuple sizes = source.attr("shape");
-    int64_t shape[3] = {};
-    for (size_t i = 0; i < sizes.size() && i < 3; ++i) shape[i] = sizes[i].cast<int64_t>();
-    data = reinterpret_cast<void*>(source.attr("data_ptr")().cast<uintptr_t>());
-    is_double = source.attr("element_size")().cast<int>() == 8;
-    set_shape(shape, int(sizes.size()));
+  void read(const View& view) {
+    if (view.ndim < 2) throw py::value_error("a table must be (steps, blocks, ...)");
+    data = view.data;
+    is_double = view.is_double;
+    steps = view.shape[0];
+    step_stride = steps == 1 ? 0 : view.strides[0];
+    block_stride = view.shape[1] == 1 ? 0 : view.strides[1];
   }
 };
 
 }  // namespace dmmd::python
 
-template <>
-struct pybind11::detail::type_caster<dmmd::python::Tensor> {
-  PYBIND11_TYPE_CASTER(dmmd::python::Tensor, const_name("torch.Tensor | None"));
+namespace pybind11::detail {
+
+template <class Read>
+struct tensor_caster {
+  PYBIND11_TYPE_CASTER(Read, const_name("torch.Tensor | None"));
 
   bool load(handle source, bool) {
-    if (source.is_none()) return true;
-    if (dmmd::python::exchange) {
-      value.read_exchange(source.ptr());
-    } else {
-      value.read_attributes(source);
-    }
+    if (!source.is_none()) value.read(dmmd::python::View(source));
     return true;
   }
 };
+
+template <>
+struct type_caster<dmmd::python::Tensor> : tensor_caster<dmmd::python::Tensor> {};
+template <>
+struct type_caster<dmmd::python::Table> : tensor_caster<dmmd::python::Table> {};
+
+}  // namespace pybind11::detail

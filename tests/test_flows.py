@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, flows, native
+from dmmd_kernels import backend, native
+from dmmd_kernels.ops import flow_run
 from dmmd_kernels.philox import normals
 from tests.cases import DEVICE, KERNELS, each_backend, each_kernel, problem
 
@@ -160,7 +161,7 @@ def test_how_a_flow_is_cut_does_not_matter(monkeypatch):
     x, y = particles_and_data(dtype=torch.float32)
     how = {"step_size": 0.5, "steps": 23, "noise": 0.1, "seed": 1, "momentum": 0.5}
     whole = dk.flow(x, y, dk.gaussian(1.0), **how).particles
-    monkeypatch.setattr(flows, "_PIECE_S", 0)
+    monkeypatch.setattr(flow_run, "_PIECE_S", 0)
     pieces = dk.flow(x, y, dk.gaussian(1.0), record_every=5, callback=lambda *_: None, **how)
     assert torch.equal(pieces.particles, whole)
 

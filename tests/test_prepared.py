@@ -155,6 +155,95 @@ def test_learned_widths_and_halves_find_their_own_way():
     assert not kernel.prepared
 
 
+SHAPES_OF_FLOWS = [
+    ((9, 2), (12, 2), None),
+    ((9, 2), (12, 2), (12,)),
+    ((4, 9, 2), (12, 2), (1, 12)),
+    ((4, 9, 12), (4, 7, 12), (4, 7)),
+    ((2, 3, 9, 2), (2, 3, 7, 2), (2, 3, 7)),
+    ((2, 3, 9, 2), (1, 1, 7, 2), None),
+    ((1, 9, 2), (1, 7, 2), (7,)),
+]
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+@pytest.mark.parametrize("name", ["gaussian", "everything", "polynomial"])
+@pytest.mark.parametrize(("particles", "data", "weights"), SHAPES_OF_FLOWS)
+@each_dtype
+def test_a_later_flow_is_the_first_bit_for_bit(name, particles, data, weights, dtype):
+    x, y = torch.randn(*particles, dtype=dtype), torch.randn(*data, dtype=dtype) + 1
+    w = None if weights is None else torch.rand(weights, dtype=dtype)
+    how = {"noise": 0.2, "seed": 7, "momentum": 0.5, "max_norm": 0.2, "first_flow": 5}
+    kernel = kernel_of(name)
+    dk.flow(x - 1, y + 1, kernel, weights=w, step_size=0.01, steps=1)
+    kept = set(kernel.prepared)
+    assert ("flow" in {like[0] for like in kept}) == NATIVE
+    for changes in (how | {"first_step": 2}, {"max_norm": 1e-3}, {}):
+        call = lambda kernel, how=changes: dk.flow(
+            x, y, kernel, weights=w, step_size=0.01, steps=3, **how
+        )
+        assert torch.equal(call(kernel).particles, call(kernel_of(name)).particles)
+    assert set(kernel.prepared) == kept
+
+
+def test_later_flows_are_still_checked():
+    kernel, (x, y) = kernel_of("gaussian"), [t.detach() for t in samples(9, 3)]
+    run = lambda x=x, y=y, **how: dk.flow(x, y, kernel, **({"step_size": 0.1, "steps": 2} | how))
+    run()
+    refused = [
+        (ValueError, "must not require grad", {"x": x.clone().requires_grad_()}),
+        (ValueError, "steps must be at least 1", {"steps": 0}),
+        (ValueError, "momentum must be at least 0", {"momentum": 1}),
+        (TypeError, "seed must be an integer", {"seed": 1.5}),
+        (ValueError, "points of one dimension", {"y": y[:, :2]}),
+        (ValueError, "backend must be", {"backend": ["native"]}),
+        (ValueError, "one weight per point", {"weights": y.new_ones(4)}),
+        (dk.FlowError, "not finite after step 1", {"step_size": float("inf")}),
+        (dk.FlowError, "not finite after step 4", {"x": x / 0, "first_step": 3}),
+    ]
+    for error, message, changed in refused:
+        with pytest.raises(error, match=message):
+            run(**changed)
+    with pytest.raises(TypeError, match="cannot run inside"):
+        torch.func.vmap(run)(x[None])
+
+
+def test_a_later_flow_that_fails_names_the_flow_and_keeps_the_last_finite_state():
+    kernel, (x, y) = kernel_of("gaussian"), [t.detach() for t in samples(2, 9, 3)]
+    dk.flow(x, y, kernel, step_size=0.1, steps=1)
+    x[1, 4, 2] = torch.inf
+    with pytest.raises(dk.FlowError, match=r"flow \(1,\) are not finite after step 1") as caught:
+        dk.flow(x, y, kernel, step_size=0.1, steps=3)
+    first = dk.flow(x[0], y[0], kernel, step_size=0.1, steps=3).particles
+    assert torch.equal(caught.value.result.particles, torch.stack([first, x[1]]))
+
+
+def test_flows_that_need_more_than_numbers_and_points_are_not_kept():
+    x, y = (t.detach().float() for t in samples(9, 3))
+    kernel, learned = kernel_of("gaussian"), dk.gaussian(torch.tensor(1.0))
+    run = lambda x=x, y=y, kernel=kernel, **how: dk.flow(x, y, kernel, steps=4, seed=1, **how)
+    run(step_size=[0.1, 0.2, 0.1, 0.1])
+    run(step_size=0.1, noise=torch.linspace(1, 0, 4))
+    run(step_size=0.1, record_every=2)
+    run(step_size=0.1, callback=lambda *_: None)
+    run(step_size=0.1, backend="reference")
+    run(step_size=0.1, kernel=learned)
+    run(step_size=0.1, kernel=kernel_of("linear"))
+    for cloud in (x.half(), x[:, ::2], x.expand(1000, 9, 3).flatten(0, 1)):
+        run(cloud, cloud, step_size=0.1)
+    run(x, torch.stack([y, y]), step_size=0.1)
+    assert not [like for like in kernel.prepared if like[0] == "flow"]
+    assert not learned.prepared
+
+
+def test_a_flow_kept_in_inference_mode_serves_outside_of_it():
+    kernel, (x, y) = kernel_of("gaussian"), [t.detach() for t in samples(9, 3)]
+    call = lambda: dk.flow(x, y, kernel, step_size=0.17, steps=2, noise=0.3, seed=1).particles
+    with torch.inference_mode():
+        expected = call(), call()
+    assert all(torch.equal(call(), one) for one in expected)
+
+
 def test_a_kernel_keeps_what_serves_few_kinds_of_small_call_and_copies_keep_none():
     kernel = dk.gaussian(1.0) + dk.imq(1.0)
     for n in range(2, 100):

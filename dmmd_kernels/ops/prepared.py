@@ -36,10 +36,10 @@ def likeness(words: tuple, *tensors: Tensor) -> tuple | None:
     return None if is_tracing() or forward_ad._current_level >= 0 else words
 
 
-def is_small(kernel: Kernel, *clouds: Tensor) -> bool:
+def is_small(kernel: Kernel, *clouds: Tensor, most: int = _MOST_POINTS) -> bool:
     """Whether a call is worth being prepared for, and can be: on the CPU, with constant kernels."""
     points = sum(cloud.shape[-2] for cloud in clouds)
-    fits = not kernel.parameters and points <= _MOST_POINTS
+    fits = not kernel.parameters and points <= most
     return fits and all(cloud.is_cpu and cloud.dtype in _DTYPES for cloud in clouds)
 
 

@@ -154,9 +154,11 @@ template <class T>
 void kernel_matrix(const Problem<T>& problem, T* k);
 
 /// s = sum_ij c_ij K_ij for x = z and symmetric c: the caller sets z, v, w, n, not x and m. Unless
-/// null, also its gradients g in z (n, d) and q in the parameters (L, 3), all in one sweep.
+/// null, also its gradients q in the parameters (L, 3) and g in the points that move, of z the
+/// first `moving` (moving, d), all in one sweep. Fewer that move take less.
 template <class T>
-void quadratic_form(const Problem<T>& problem, T* s, T* g = nullptr, T* q = nullptr);
+void quadratic_form(const Problem<T>& problem, T* s, T* g = nullptr, int64_t moving = 0,
+                    T* q = nullptr);
 
 /// s = sum_i w_i (x_i - o)  (d)   and   q = sum_i w_i |x_i - o|^2
 template <class T>

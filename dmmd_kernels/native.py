@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmmd_kernels.clouds import joined
 from dmmd_kernels.kernels import Lowered, Mixture, component_names
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -201,17 +202,11 @@ def quadratic_form_and_grad(
     v: Tensor,
     w: Tensor,
     kernel: Mixture,
+    held: Tensor | None = None,
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor]:
-    if u.dtype in _HALVES:
-        s, g = quadratic_form_and_grad(u.float(), v.float(), w.float(), kernel, skip_diagonal)
-        return s, g.to(u.dtype)
-    blocks = _blocks(u, v, w, kernel.params)
-    s, g = kernel.params.new_empty(blocks), _like_points(u, blocks)
-    how = (*_how(kernel), skip_diagonal, torch.get_num_threads())
-    _library().quadratic_form(u, v, w, *how, s, g, None)
-    return s, g
+    return _form_and_grad(u, v, w, kernel, held, skip_diagonal, None)
 
 
 def quadratic_form_and_grads(
@@ -219,19 +214,35 @@ def quadratic_form_and_grads(
     v: Tensor,
     w: Tensor,
     kernel: Mixture,
+    held: Tensor | None = None,
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if u.dtype in _HALVES:
-        s, g, q = quadratic_form_and_grads(u.float(), v.float(), w.float(), kernel, skip_diagonal)
-        return s, g.to(u.dtype), q
     params = kernel.params
-    blocks = _blocks(u, v, w, params)
-    s, q = params.new_empty(blocks), params.new_empty(*blocks, *params.shape[-2:])
-    g = _like_points(u, blocks)
+    q = params.new_empty(*_blocks(u, v, w, params, held), *params.shape[-2:])
+    return *_form_and_grad(u, v, w, kernel, held, skip_diagonal, q), q
+
+
+def _form_and_grad(
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    held: Tensor | None,
+    skip_diagonal: bool,
+    q: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The quadratic form and its gradient in u; fills q, if there is one, with that in θ."""
+    if u.dtype in _HALVES:
+        dtype = u.dtype
+        u, v, w, held = _floats(u, v, w, held)
+        s, g = _form_and_grad(u, v, w, kernel, held, skip_diagonal, q)
+        return s, g.to(dtype)
+    blocks = _blocks(u, v, w, kernel.params, held)
+    s, g = kernel.params.new_empty(blocks), _like_points(u, blocks)
     how = (*_how(kernel), skip_diagonal, torch.get_num_threads())
-    _library().quadratic_form(u, v, w, *how, s, g, q)
-    return s, g, q
+    _library().quadratic_form(joined(u, held), v, w, *how, s, g, q)
+    return s, g
 
 
 def row_sums(
@@ -274,8 +285,9 @@ class Form:
         self._call(u, *self._rest, torch.get_num_threads(), s, None, None)
         return s
 
-    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        s, g = torch.empty_like(self._value), torch.empty_like(u)
+    def value_and_grad(self, u: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient is that in the first points, as many as there are in `moving`."""
+        s, g = torch.empty_like(self._value), torch.empty_like(moving)
         self._call(u, *self._rest, torch.get_num_threads(), s, g, None)
         return s, g
 

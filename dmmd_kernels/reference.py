@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from dmmd_kernels.clouds import joined
 from dmmd_kernels.kernels import Mixture
 from dmmd_kernels.profiles import Profile, profile
 
@@ -178,12 +179,15 @@ def quadratic_form_and_grad(
     v: Tensor,
     w: Tensor,
     kernel: Mixture,
+    held: Tensor | None = None,
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor]:
-    """The quadratic form s, and ∂s/∂u (n, d): u is both clouds of the pairs."""
-    s = quadratic_form(u, v, w, kernel, skip_diagonal)
-    return s, 2 * potential_grad(u, u, v, w, kernel, skip_diagonal)
+    """The quadratic form s of the points u and those of `held` after them, and ∂s/∂u (n, d)."""
+    points = joined(u, held)
+    s = quadratic_form(points, v, w, kernel, skip_diagonal)
+    moving = v[..., : u.shape[-2], :]
+    return s, 2 * potential_grad(u, points, moving, w, kernel, skip_diagonal)
 
 
 def quadratic_form_and_grads(
@@ -191,12 +195,14 @@ def quadratic_form_and_grads(
     v: Tensor,
     w: Tensor,
     kernel: Mixture,
+    held: Tensor | None = None,
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same, and ∂s/∂θ (L, 3)."""
-    s, g = quadratic_form_and_grad(u, v, w, kernel, skip_diagonal)
-    return s, g, params_grad(u, u, v, w, kernel, skip_diagonal)
+    s, g = quadratic_form_and_grad(u, v, w, kernel, held, skip_diagonal)
+    points = joined(u, held)
+    return s, g, params_grad(points, points, v, w, kernel, skip_diagonal)
 
 
 def row_sums(
@@ -268,7 +274,7 @@ def _coefficients(z: Tensor, v: Tensor | None, w: Tensor) -> Tensor:
 def _without_diagonal(pairs: Tensor, skip: bool) -> Tensor:
     if not skip:
         return pairs
-    itself = torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
+    itself = torch.eye(*pairs.shape[-2:], dtype=torch.bool, device=pairs.device)
     return pairs.masked_fill(itself, 0.0)
 
 

@@ -148,7 +148,7 @@ void quadratic_form(Tensor u, Tensor v, Tensor w, Tensor params, const Kernel& k
   with_dtype(u, [&](auto one) {
     using T = decltype(one);
     dmmd::cpu::quadratic_form(problem<T>(u, u, v, w, params, kernel, skip, threads), data<T>(s),
-                              data<T>(g), data<T>(q));
+                              data<T>(g), g.rows, data<T>(q));
   });
 }
 

@@ -138,15 +138,24 @@ def test_hard_clouds(name, clouds, kernel):
 def test_quadratic_forms_of_hard_clouds(name, clouds, kernel, d):
     z, x, v, w = problem(37, 28, d, clouds=clouds, p=2)
     u, c = torch.cat([z, x]), torch.cat([v, w])
-    for op in ("quadratic_form", "quadratic_form_and_grads"):
-        assert_as_accurate(op, name, (u, c, c), compiled_form(kernel, u), True)
+    mixture = compiled_form(kernel, u)
+    assert_as_accurate("quadratic_form", name, (u, c, c), mixture, True)
+    assert_as_accurate("quadratic_form_and_grads", name, (u, c, c, None), mixture, True)
+
+
+@each_backend
+@pytest.mark.parametrize("d", [2, 6, 12])
+def test_quadratic_forms_with_points_held(name, d):
+    z, x, v, w = problem(37, 28, d, clouds=CLOUDS["converged"], p=2)
+    c, mixture = torch.cat([v, w]), compiled_form("gaussian", z)
+    assert_as_accurate("quadratic_form_and_grads", name, (z, c, c, x), mixture, True)
 
 
 @each_backend
 def test_a_scale_of_zero_has_a_derivative(name):
     z, _, v, _ = problem(9, 9, 2)
     flat = Mixture("gaussian", torch.tensor([[1.0, 0.0, 0.0]], device=DEVICE))
-    assert_as_accurate("quadratic_form_and_grads", name, (z, v, v), flat)
+    assert_as_accurate("quadratic_form_and_grads", name, (z, v, v, None), flat)
 
 
 @each_backend

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "dmmd_kernels"
 
 # Each layer may import the layers before it, never those after it or beside it.
 LAYERS = [
-    ["kernels", "philox", "profiles"],
+    ["kernels", "clouds", "philox", "profiles"],
     ["reference", "native", "_triton", "motion"],
     ["backend"],
     ["ops"],

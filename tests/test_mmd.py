@@ -61,6 +61,40 @@ def test_gradients(estimator, kernel):
 
 
 @each_estimator
+@pytest.mark.parametrize("moving", [0, 1])
+@pytest.mark.parametrize("kernel", ["gaussian", "everything"])
+def test_gradients_where_one_sample_moves(estimator, moving, kernel):
+    """As where both do; the other sample's weights and a width may still have gradients."""
+    leaves = [t.requires_grad_() for t in (*samples(4, 5, 2), torch.tensor(0.9).double())]
+    leaves[1 - moving] = leaves[1 - moving].detach()
+
+    def call(moved, a, b, sigma):
+        x, y = (moved, leaves[1]) if moving == 0 else (leaves[0], moved)
+        k = KERNELS[kernel] + sigma * dk.imq(sigma)
+        return dk.mmd2(x, y, k, estimator=estimator, weights_x=a, weights_y=b)
+
+    inputs = (leaves[moving], *leaves[2:])
+    assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+@each_backend
+@each_estimator
+def test_a_sample_that_is_held_changes_no_gradient(name, estimator):
+    both = [t.float().requires_grad_() for t in samples(12, 14, 3)[:2]]
+    x, y = (t.detach() for t in both)
+    kernel = dk.gaussian(torch.tensor(2.0, device=DEVICE))  # by a tensor, so nothing is prepared
+
+    def gradients(x, y):
+        value = dk.mmd2(x, y, kernel, estimator=estimator, backend=name)
+        return torch.autograd.grad(value, [t for t in (x, y) if t.requires_grad])
+
+    expected = gradients(*both)
+    alone = (*gradients(both[0], y), *gradients(x, both[1]))
+    torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-7)
+
+
+@each_estimator
 def test_uniform_weights_are_no_weights(estimator):
     x, y, _, _ = samples()
     a, b = x.new_full((20,), 1 / 20), y.new_full((31,), 1 / 31)

@@ -166,7 +166,8 @@ def operator_arguments(name, layout):
         "potential_and_grad": (z, x, w, params),
         "params_grad": (z, x, None, w, params),
         "quadratic_form": (x, v, v, params),
-        "quadratic_form_and_grad": (x, v, v, params),
+        "quadratic_form_and_grad": (x, v, v, params, None),
+        "quadratic_form_and_grads": (z, *2 * [w.new_ones(z.shape[-2] + len(x), 1)], params, x),
         "kernel_matrix": (z, x, params),
     }[name]
 
@@ -183,6 +184,7 @@ def operator_arguments(name, layout):
         "params_grad",
         "quadratic_form",
         "quadratic_form_and_grad",
+        "quadratic_form_and_grads",
         "kernel_matrix",
     ],
 )

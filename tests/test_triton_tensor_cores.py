@@ -73,7 +73,7 @@ def test_a_quadratic_form_takes_the_upper_triangle_once(clouds, skip_diagonal, k
 def test_a_quadratic_form_and_its_gradient_are_one_sweep(clouds, calls):
     u, _, v, _ = problem(70, 5, 12, 2, clouds=clouds)
     mixture = compiled_form("gaussian", u)
-    assert_as_accurate("quadratic_form_and_grad", "triton", (u, v, v), mixture, True)
+    assert_as_accurate("quadratic_form_and_grad", "triton", (u, v, v, None), mixture, True)
     assert len(calls) == 1
 
 

@@ -70,7 +70,7 @@ def cases() -> Iterator[tuple[str, object, dict]]:
     yield from launches("gaussian form d=64", "quadratic_form", z, v, v, gaussian, True)
     yield from launches("gaussian grad d=64 p=2", "potential_grad", z, z, v, v, gaussian, True)
     form_and_grad = "quadratic_form_and_grad"
-    yield from launches("gaussian form, grad d=64", form_and_grad, z, v, v, gaussian, True)
+    yield from launches("gaussian form, grad d=64", form_and_grad, z, v, v, gaussian, None, True)
     z, x, v, w = clouds(64)
     yield from launches("bank both d=64", "potential_and_grad", z, x, w, bank)
     yield from mixtures(z, x, w)

@@ -43,16 +43,17 @@ void pull_by_products(const Strip<T>& strip, T* s) {
   multiply_columns(strip, s);
 }
 
-/// Adds the sums of products to gradient(row of the item), d numbers `step` apart, or to the item's
-/// f.
+/// Adds the sums of products of the first rows to gradient(row of the item), d numbers `step`
+/// apart, or to the item's f.
 template <class T, class Gradient>
-void flush(const Sweep<T>& sweep, const Item<T>& item, int64_t step, Gradient gradient) {
+void flush(const Sweep<T>& sweep, const Item<T>& item, int64_t rows, int64_t step,
+           Gradient gradient) {
   const Problem<T>& a = sweep.problem;
   const Scratch<T>& scratch = item.scratch;
   const bool radial = a.kernel[0].profile != Profile::polynomial;
   const bool sides = sweep.want == kPotential;
   const int64_t columns = sides ? a.p : a.d;
-  for (int64_t r = 0; r < item.row_end - item.row; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
     T* sums = scratch.sums + r * scratch.sums_pitch;
     const T* z = scratch.z + r * scratch.z_pitch;
     if (sides) {
@@ -72,7 +73,8 @@ void flush(const Sweep<T>& sweep, const Item<T>& item, int64_t step, Gradient gr
 template <class T>
 void flush(const Sweep<T>& sweep, const Item<T>& item) {
   const int64_t d = sweep.problem.d;
-  flush(sweep, item, kGroup, [&](int64_t r) { return item.g + grouped(r, 0, d); });
+  flush(sweep, item, item.row_end - item.row, kGroup,
+        [&](int64_t r) { return item.g + grouped(r, 0, d); });
 }
 
 }  // namespace dmmd::cpu::DMMD_ISA

@@ -2,8 +2,8 @@
 //
 // The cloud is cut into parts, and parts meet in rounds, as teams do in a tournament: in a round
 // every part is in one pair at most, so the pairs of a round add to different rows of the gradient.
-// No round waits for the last pair of the one before: a pair begins when both of its parts have had
-// all their earlier ones, or at once where no gradient is wanted. Cut and order depend on sizes
+// No round waits for the last pair of the one before: a pair begins when those of its parts that
+// move have had all their earlier ones, or at once where none does. Cut and order depend on sizes
 // alone, so results are bitwise equal for any number of threads.
 #include <thread>
 #include <vector>
@@ -85,8 +85,8 @@ class QuadraticForm {
         memory_(sweep, std::min(part_, a_.n), threads) {
     std::fill_n(sums_.get(), a_.blocks * meetings_ * each_, 0.0);
     if (!(sweep.want & kGradient)) return;
-    gradient_ = allocate<double>(product(a_.blocks, a_.n, a_.d));
-    std::fill_n(gradient_.get(), a_.blocks * a_.n * a_.d, 0.0);
+    gradient_ = allocate<double>(product(a_.blocks, sweep.moving, a_.d));
+    std::fill_n(gradient_.get(), a_.blocks * sweep.moving * a_.d, 0.0);
   }
 
   void run() {
@@ -105,8 +105,8 @@ class QuadraticForm {
       const Meeting& meeting = meetings[size_t(number)];
       auto& rows = had[size_t(block * parts_ + meeting.rows)];
       auto& columns = had[size_t(block * parts_ + meeting.columns)];
-      await(rows, meeting.rows_before);
-      await(columns, meeting.columns_before);
+      if (moves(meeting.rows)) await(rows, meeting.rows_before);
+      if (moves(meeting.columns)) await(columns, meeting.columns_before);
       meet(block, meeting, number, worker);
       rows.fetch_add(1, std::memory_order_release);
       if (&rows != &columns) columns.fetch_add(1, std::memory_order_release);
@@ -122,14 +122,16 @@ class QuadraticForm {
       }
     }
     const double factor = a_.kernel[0].profile == Profile::polynomial ? 2 : 4;
-    const int64_t count = g ? a_.blocks * a_.n * a_.d : 0;
+    const int64_t count = g ? a_.blocks * sweep_.moving * a_.d : 0;
     for (int64_t i = 0; i < count; ++i) g[i] = T(factor * gradient_[i]);
   }
 
  private:
+  bool moves(int64_t part) const { return part * part_ < sweep_.moving; }
+
   void meet(int64_t block, Meeting parts, int64_t number, int worker) {
     double* sums = sums_.get() + (block * meetings_ + number) * each_;
-    double* gradient = gradient_ ? gradient_.get() + block * a_.n * a_.d : nullptr;
+    double* gradient = gradient_ ? gradient_.get() + block * sweep_.moving * a_.d : nullptr;
     const int64_t tiles = part_ / sweep_.width, end = (a_.n + sweep_.width - 1) / sweep_.width;
     const SymmetricItem<T> pair = {
         .rows = {.block = block,
@@ -164,20 +166,21 @@ class QuadraticForm {
 }  // namespace
 
 template <class T>
-void quadratic_form(const Problem<T>& problem, T* s, T* g, T* q) {
+void quadratic_form(const Problem<T>& problem, T* s, T* g, int64_t moving, T* q) {
   Problem<T> whole = problem;
   whole.x = whole.z;
   whole.m = whole.n;
   const double pairs = 0.5 * double(whole.n) * double(whole.n);
   by_blocks(whole, pairs, [&](const Problem<T>& a, int64_t block, int64_t) {
     Sweep<T> sweep = sweep_of(a, (g ? kGradient : 0) | (q ? kParams : 0));
+    sweep.moving = moving;
     QuadraticForm<T> form(sweep, worthwhile_threads(a, pairs));
     form.run();
-    form.finish(s + block, g ? g + block * a.n * a.d : g, q ? q + block * 3 * a.components : q);
+    form.finish(s + block, g ? g + block * moving * a.d : g, q ? q + block * 3 * a.components : q);
   });
 }
 
-template void quadratic_form(const Problem<float>&, float*, float*, float*);
-template void quadratic_form(const Problem<double>&, double*, double*, double*);
+template void quadratic_form(const Problem<float>&, float*, float*, int64_t, float*);
+template void quadratic_form(const Problem<double>&, double*, double*, int64_t, double*);
 
 }  // namespace dmmd::cpu

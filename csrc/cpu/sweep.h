@@ -73,6 +73,7 @@ struct Sweep {
   Batched<T> centre;            // subtracted from x and x_of, and by items from z
   Packed<T> half_square;        // |x|^2 / 2, NaN where that is not finite; lanes are columns
   T* matrix = nullptr;
+  int64_t moving = 0;  // of a quadratic form: points from the first on that have a gradient
 };
 
 /// Working memory of one thread.
@@ -106,7 +107,7 @@ struct SymmetricItem {
   Item<T> rows;
   bool is_diagonal;      // rows and columns are the same part of the cloud
   double* value;         // sum of c K over i < j, and half of it on i = j
-  double* gradient;      // of the block (n, d), but for a factor 4 (radial) or 2
+  double* gradient;      // of the block (moving, d), but for a factor 4 (radial) or 2
   T* column_sums;        // d x width, or width x z_pitch by products; zero
   double* column_total;  // of each column of a tile; zero
 };

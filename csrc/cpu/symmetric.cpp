@@ -1,21 +1,29 @@
 // The quadratic form of one cloud with itself, with its gradients, over each pair once: rows of one
 // part of the cloud against columns of another. What a pair adds to the gradient of its row it
-// takes, mirrored, from that of its column.
+// takes, mirrored, from that of its column; only points that move have a gradient.
 #include "pull.h"
 #include "weigh.h"
 
 namespace dmmd::cpu::DMMD_ISA {
 namespace {
 
+constexpr int64_t clamp(int64_t i, int64_t least, int64_t most) {
+  return i < least ? least : i > most ? most : i;
+}
+
 template <class T>
 struct SymmetricStrip : Strip<T> {
   const SymmetricItem<T>& pair;
+  int64_t moving_rows, moving_end;  // the first rows move, and columns before an end, in vectors
 
   SymmetricStrip(const Sweep<T>& sweep, const SymmetricItem<T>& pair, int64_t tile, int64_t row)
       : Strip<T>(sweep, pair.rows, tile, row), pair(pair) {
     // Left of the diagonal a pair has been met, or will be, as its mirror image.
     if (pair.is_diagonal && row > this->first)
       this->begin = (row - this->first) / kLanes<T> * kLanes<T>;
+    const int64_t columns = round_to_vector<T>(clamp(sweep.moving - this->first, 0, this->end));
+    moving_rows = clamp(sweep.moving - row, 0, this->rows);
+    moving_end = clamp(columns, this->begin, this->end);
   }
 
   /// c_ij into a buffer of its own: 0 below the diagonal and 1/2 on it, or 0 where it is skipped.
@@ -141,45 +149,57 @@ void add_column_totals(const T* s, int64_t rows, int64_t begin, int64_t end, int
   }
 }
 
-template <class T>
-void pull_both(const SymmetricStrip<T>& strip, T* s) {
-  const Item<T>& item = strip.item;
-  const int64_t d = strip.problem().d, pitch = strip.pitch, begin = strip.begin;
-  T* columns = strip.pair.column_sums;
-  if (!strip.by_products()) {
-    double* to = item.g + grouped(strip.row - item.row, 0, d);
-    if (strip.radial()) {
-      sum_columns<true>(strip.z(), strip.x(), strip.rows, d, s, pitch, to);
-      sum_rows<true>(strip.z(), strip.x(), strip.rows, d, s, pitch, columns);
-    } else {
-      sum_columns<false>(strip.z(), strip.x(), strip.rows, d, s, pitch, to);
-      sum_rows<false>(strip.z(), strip.x(), strip.rows, d, s, pitch, columns);
-    }
-    return;
-  }
-  const int64_t lanes = round_to_vector<T>(d), z_pitch = strip.z().pitch;
-  pull_near(strip, s, [&](int64_t j) { return columns + j * z_pitch; });
-  double* row_total = item.scratch.total + (strip.row - item.row);
-  for (int64_t r = 0; r < strip.rows; ++r)
-    row_total[r] += sum_of(s + r * pitch + begin, strip.end - begin);
-  add_column_totals(s, strip.rows, begin, strip.end, pitch, strip.pair.column_total);
-  const Right<T> x{strip.sweep.x_of.tile(item.block, strip.tile) + begin * kLanes<T>,
-                   kLanes<T> * pitch, kLanes<T>};
-  multiply(Left<T>{s + begin, pitch, 1}, x, strip.rows, strip.end - begin, lanes, strip.sums(0),
-           item.scratch.sums_pitch, true);
-  const Right<T> z{strip.z().data, kLanes<T>, z_pitch};
-  multiply(Left<T>{s + begin, 1, pitch}, z, strip.end - begin, strip.rows, lanes,
-           columns + begin * z_pitch, z_pitch, true);
+/// From differences.
+template <bool Difference, class T>
+void pull_both(const SymmetricStrip<T>& strip, const T* s) {
+  const int64_t d = strip.problem().d, rows = strip.moving_rows;
+  double* to = strip.item.g + grouped(strip.row - strip.item.row, 0, d);
+  sum_columns<Difference>(strip.z(), strip.x(), rows, d, s, strip.pitch, to);
+  Columns<T> moving = strip.x();
+  moving.end = strip.moving_end;
+  sum_rows<Difference>(strip.z(), moving, rows, d, s, strip.pitch, strip.pair.column_sums);
 }
 
-/// Adds the sums of a tile's columns to the gradient, and clears them.
+template <class T>
+void pull_both_by_products(const SymmetricStrip<T>& strip, T* s) {
+  const Item<T>& item = strip.item;
+  const int64_t pitch = strip.pitch, begin = strip.begin, rows = strip.moving_rows;
+  const int64_t moving = strip.moving_end - begin, z_pitch = strip.z().pitch;
+  const int64_t lanes = round_to_vector<T>(strip.problem().d);
+  T* columns = strip.pair.column_sums;
+  pull_near(strip, s,
+            [&](int64_t j) { return j < strip.moving_end ? columns + j * z_pitch : nullptr; });
+  double* row_total = item.scratch.total + (strip.row - item.row);
+  for (int64_t r = 0; r < rows; ++r)
+    row_total[r] += sum_of(s + r * pitch + begin, strip.end - begin);
+  add_column_totals(s, rows, begin, strip.moving_end, pitch, strip.pair.column_total);
+  const Right<T> x{strip.sweep.x_of.tile(item.block, strip.tile) + begin * kLanes<T>,
+                   kLanes<T> * pitch, kLanes<T>};
+  multiply(Left<T>{s + begin, pitch, 1}, x, rows, strip.end - begin, lanes, strip.sums(0),
+           item.scratch.sums_pitch, true);
+  if (moving == 0) return;
+  const Right<T> z{strip.z().data, kLanes<T>, z_pitch};
+  multiply(Left<T>{s + begin, 1, pitch}, z, moving, rows, lanes, columns + begin * z_pitch, z_pitch,
+           true);
+}
+
+template <class T>
+void pull_both(const SymmetricStrip<T>& strip, T* s) {
+  if (strip.moving_rows == 0) return;
+  if (strip.by_products()) return pull_both_by_products(strip, s);
+  if (strip.radial()) return pull_both<true>(strip, s);
+  pull_both<false>(strip, s);
+}
+
+/// Adds the sums of a tile's columns that move to the gradient, and clears them.
 template <class T>
 void flush_columns(const Sweep<T>& sweep, const SymmetricItem<T>& pair, int64_t tile) {
   const Problem<T>& a = sweep.problem;
   const bool by_products = sweep.regime.method == Method::products;
   const bool radial = a.kernel[0].profile != Profile::polynomial;
   const int64_t first = tile * sweep.width, width = sweep.width;
-  const int64_t count = width < a.m - first ? width : a.m - first;
+  const int64_t count = clamp(sweep.moving - first, 0, width);
+  if (count == 0) return;
   const int64_t z_pitch = pair.rows.scratch.z_pitch;
   double* to = pair.gradient + first * a.d;
   for (int64_t j = 0; j < count; ++j, to += a.d) {
@@ -205,9 +225,11 @@ template <class T>
 void flush_rows(const Sweep<T>& sweep, const SymmetricItem<T>& pair) {
   const Item<T>& item = pair.rows;
   const int64_t d = sweep.problem.d;
+  const int64_t count = clamp(sweep.moving - item.row, 0, item.row_end - item.row);
   if (sweep.regime.method == Method::products)
-    return flush(sweep, item, 1, [&](int64_t r) { return pair.gradient + (item.row + r) * d; });
-  for (int64_t r = 0; r < item.row_end - item.row; ++r)
+    return flush(sweep, item, count, 1,
+                 [&](int64_t r) { return pair.gradient + (item.row + r) * d; });
+  for (int64_t r = 0; r < count; ++r)
     for (int64_t k = 0; k < d; ++k) {
       double& sum = item.g[grouped(r, k, d)];
       pair.gradient[(item.row + r) * d + k] += sum;

@@ -24,8 +24,9 @@ from dmmd_kernels._triton.direct import (
 )
 from dmmd_kernels._triton.launch import Sweep, Tile, batch
 from dmmd_kernels._triton.mixture import component, theta, value
-from dmmd_kernels._triton.pairwise import gradient
+from dmmd_kernels._triton.pairwise import gradient, potential_grad
 from dmmd_kernels._triton.profile import shortcuts
+from dmmd_kernels.clouds import joined
 from dmmd_kernels.kernels import Mixture
 
 _NARROW = Tile(columns=8)  # where a pair has many values
@@ -177,10 +178,18 @@ def quadratic_form_and_grad(
     v: Tensor,
     w: Tensor,
     kernel: Mixture,
+    held: Tensor | None = None,
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor]:
-    """Both from one sweep over all pairs: a gradient by symmetric tiles would need atomics."""
+    """Both from one sweep over all pairs: a gradient by symmetric tiles would need atomics.
+
+    Where points are held, rows of the others have one of their own, beside that of the value.
+    """
+    if held is not None:
+        points, moving = joined(u, held), v[..., : u.shape[-2], :].contiguous()
+        s = quadratic_form(points, v, w, kernel, skip_diagonal, precision)
+        return s, 2 * potential_grad(u, points, moving, w, kernel, skip_diagonal, precision)
     f, g = gradient(u, u, v, w, kernel, skip_diagonal, precision, wants_f=True)
     s = f.sum((-2, -1), dtype=torch.float64).to(kernel.params.dtype)
     return s, 2 * g.to(u.dtype).contiguous()
@@ -191,8 +200,10 @@ def quadratic_form_and_grads(
     v: Tensor,
     w: Tensor,
     kernel: Mixture,
+    held: Tensor | None = None,
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    s, g = quadratic_form_and_grad(u, v, w, kernel, skip_diagonal, precision)
-    return s, g, params_grad(u, u, v, w, kernel, skip_diagonal, precision)
+    s, g = quadratic_form_and_grad(u, v, w, kernel, held, skip_diagonal, precision)
+    points = joined(u, held)
+    return s, g, params_grad(points, points, v, w, kernel, skip_diagonal, precision)

@@ -101,7 +101,7 @@ def _within(x: Tensor, kernel: Kernel, estimator: str, backend: str, precision: 
     v = _off_diagonal_scale(a)[..., None] * w if skip else w
     lowered = kernel.lower(x)
     how = (skip, precision, backend)
-    parts = [_quadratic_form(x, v, w, mixture, how) for mixture in lowered.mixtures]
+    parts = [_quadratic_form(x, None, v, w, mixture, how) for mixture in lowered.mixtures]
     if lowered.linear is not None:
         parts.append(lowered.linear * _linear_form(x, v, w, skip))
     return sum(parts[1:], parts[0])

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmmd_kernels.clouds import joined
 from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_tracing
 from dmmd_kernels.ops import moments, operators
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
-from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, run, sweep
+from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, run
 from dmmd_kernels.ops.prepared import PreparedForm, is_small, likeness, prepare_sweep
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -75,18 +76,14 @@ def mmd2(
         weights_y = None if weights_y is None else weights_y.float()
     lowered = kernel.lower(x)
     how = (estimator == "unbiased", precision, backend)
+    weights = None if uniform else _weights(x, y, weights_x, weights_y)
     parts = []
     if lowered.mixtures:
-        v, w = _signed_coefficients(x, y, weights_x, weights_y, estimator)
-        batch = common_batch("mmd2", x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
-        u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
-    for mixture in lowered.mixtures:
-        parts.append(_quadratic_form(u, v, w, mixture, how))
+        common_batch("mmd2", x=x, y=y)
+        points = _joint_points(x, y, weights, estimator)
+        parts += [_quadratic_form(*points, mixture, how) for mixture in lowered.mixtures]
     if lowered.linear is not None:
-        if uniform:
-            form = _linear_mmd2(x, y, how)
-        else:
-            form = _weighted_linear_mmd2(x, y, *_weights(x, y, weights_x, weights_y), how)
+        form = _weighted_linear_mmd2(x, y, *weights, how) if weights else _linear_mmd2(x, y, how)
         parts.append(lowered.linear * form)
     return _rounded(added(parts), dtype)
 
@@ -147,9 +144,9 @@ def _witness(op, operator, z, x, y, kernel, how):
     dtype = z.dtype
     if dtype in _HALF:
         z, x, y, like = z.float(), x.float(), y.float(), None
-    batch = common_batch(op, x=x, y=y) if x.ndim > 2 or y.ndim > 2 else ()
+    common_batch(op, x=x, y=y)
     w = _for_sizes(_witness_weights, x, y)
-    u = torch.cat([_spread(x, batch), _spread(y, batch)], -2)
+    u = joined(x, y)
     if operator is operators.potential:
         prepare_sweep(like, operator, kernel, z, u, (w,), how)
         return _rounded(potential_of_cloud(op, z, u, w, kernel, how), dtype)
@@ -184,30 +181,42 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t if t.dtype == dtype else t.to(dtype)
 
 
-def _quadratic_form(u: Tensor, v: Tensor, w: Tensor, mixture: Mixture, how: How) -> Tensor:
+def _joint_points(x, y, weights, estimator) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """(u, held, v, w): the points of the form, those after them that want no gradient, and c_ij.
+
+    MMD² is symmetric, so of two samples the one that moves comes first.
+    """
+    held = None
+    if torch.is_grad_enabled() and x.requires_grad != y.requires_grad:
+        if y.requires_grad:
+            x, y, weights = y, x, weights and weights[::-1]
+        held = y
+    v, w = _signed_coefficients(x, y, weights, estimator)
+    return joined(x, y) if held is None else x, held, v, w
+
+
+def _quadratic_form(
+    u: Tensor, held: Tensor | None, v: Tensor, w: Tensor, mixture: Mixture, how: How
+) -> Tensor:
     """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep."""
-    tensors, operator = (u, v, w), operators.quadratic_form
-    if torch.is_grad_enabled() and mixture.params.requires_grad:
+    tensors, statics = (u, v, w, mixture.params), (mixture.profiles, *how)
+    if not torch.is_grad_enabled() or not (mixture.params.requires_grad or u.requires_grad):
+        return run("mmd2", operators.quadratic_form, tensors, statics)
+    operator = operators.quadratic_form_and_grad
+    if mixture.params.requires_grad:
         operator = operators.quadratic_form_and_grads
-    elif torch.is_grad_enabled() and u.requires_grad:
-        operator = operators.quadratic_form_and_grad
-    form = sweep("mmd2", operator, tensors, mixture, how)
-    return form[0] if isinstance(form, tuple) else form
+    return run("mmd2", operator, (*tensors, held), statics)[0]
 
 
 def _uniform(x: Tensor) -> Tensor:
     return x.new_full((x.shape[-2],), 1 / x.shape[-2])
 
 
-def _spread(x: Tensor, batch: tuple) -> Tensor:
-    return x.expand(*batch, *x.shape[-2:]) if batch else x
-
-
-def _signed_coefficients(x, y, weights_x, weights_y, estimator) -> tuple[Tensor, Tensor]:
+def _signed_coefficients(x, y, weights, estimator) -> tuple[Tensor, Tensor]:
     """v, w (…, n + m, p) with c_ij = ⟨v_i, w_j⟩ the coefficients of the quadratic form."""
-    if weights_x is None and weights_y is None:
+    if weights is None:
         return _for_sizes(_quadratic_coefficients, x, y, estimator)
-    a, b = _weights(x, y, weights_x, weights_y)
+    a, b = weights
     batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     a, b = a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])
     return _quadratic_coefficients(a, b, estimator)

@@ -14,10 +14,10 @@ Derivations: docs/derivations.md.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from dmmd_kernels.kernels import Mixture
+from dmmd_kernels.clouds import joined
 from dmmd_kernels.ops.register import Operator
-from dmmd_kernels.profiles import profile
 
 
 def _sum(*parts: Tensor | None) -> Tensor | None:
@@ -155,8 +155,9 @@ def _form_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
 
 
 # -- quadratic_form_and_grads ---------------------------------------------------------------------
-# s with g = ∂s/∂u, and with q = ∂s/∂θ or without, all from one sweep. As g and q are results of the
-# operator and not only kept for its backward, differentiating s twice is differentiating them once.
+# s of the points u and, after them, of `held`, with g = ∂s/∂u, and with q = ∂s/∂θ or without, all
+# from one sweep. As g and q are results of the operator and not only kept for its backward,
+# differentiating s twice is differentiating them once.
 
 
 def _form_and_grad_backward(tensors, how, needs, s, along_u):
@@ -168,104 +169,62 @@ def _form_and_grad_jvp(tensors, how, *dots):
 
 
 def _form_and_grads_backward(tensors, how, needs, s, along_u, along_params):
-    u, v, w, params, _s, g, q = tensors
-    first = second = (None,) * 4
+    u, v, w, params, held, _s, g, q = tensors
+    points = joined(u, held)
+    first = second = (None,) * 5  # in u, in all points, in v, w and the parameters
     if s is not None:
-        rest = (False, *needs[1:3], needs[3] and q is None)
-        _, dv, dw, dparams = _form_backward(tensors[:4], how, rest, s)
+        rest = (needs[4], *needs[1:3], needs[3] and q is None)
+        _, dv, dw, dparams = both = _form_backward((points, v, w, params), how, rest, s)
         s = s[..., None, None]
-        first = ((s * g).to(u.dtype), dv, dw, dparams if q is None else s * q)
+        du = None if needs[4] else (s * g).to(u.dtype)  # or it is among those of all points
+        first = (du, both[0], dv, dw, dparams if q is None else s * q)
     if along_u is not None or along_params is not None:
-        twice = None if along_u is None else 2 * along_u.contiguous()
-        along_params = None if along_params is None else along_params.contiguous()
-        needs = (needs[0], needs[0], *needs[1:])
-        how = _pulling(how) if along_params is None else how
-        dz, dx, *rest = _second_order((u, u, v, w, params), how, needs, twice, along_params)
-        second = (_sum(dz, dx), *rest)
-    return tuple(map(_sum, first, second))
+        pairs = (u, points, v, w, params)
+        second = _form_second_order(pairs, how, needs, along_u, along_params)
+    du, dpoints, *others = map(_sum, first, second)
+    if held is None or dpoints is None:
+        return _sum(du, dpoints), *others, None
+    mine, theirs = dpoints.split([u.shape[-2], held.shape[-2]], -2)
+    return _sum(du, mine), *others, theirs
 
 
-def _form_and_grads_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
-    u, v, w, params = tensors
-    pairs, dots = (u, u, v, w, params), (u_dot, u_dot, v_dot, w_dot, params_dot)
+def _form_second_order(tensors, how, needs, along_u, along_params):
+    """Gradients of ⟨along_u, ∂s/∂u⟩ + ⟨along_params, ∂s/∂θ⟩ in u, all points, v, w and θ."""
+    u, points, v, w, params = tensors
+    needs = (needs[0], needs[0] or needs[4], *needs[1:4])
+    twice = None if along_u is None else 2 * along_u.contiguous()
+    n, held = u.shape[-2], points.shape[-2] - u.shape[-2]
+    if along_params is not None:
+        pairs, along = (points, points, v, w, params), along_params.contiguous()
+        dz, dx, *rest = _second_order(
+            pairs, how, needs[1:2] + needs[1:], _padded(twice, held), along
+        )
+        return None, _sum(dz, dx), *rest
+    pairs = (u, points, v[..., :n, :].contiguous(), w, params)
+    dz, dx, dv, *rest = _second_order(pairs, _pulling(how), needs, twice, None)
+    return dz, dx, _padded(dv, held), *rest
+
+
+def _padded(t, rows):
+    """With rows of zeros after its own."""
+    return t if t is None or rows == 0 else pad(t, (0, 0, 0, rows))
+
+
+def _form_and_grads_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot, held_dot):
+    u, v, w, params, held = tensors
+    points, dots = joined(u, held), (v_dot, w_dot, params_dot)
+    points_dot = u_dot
+    if held is not None and (u_dot is not None or held_dot is not None):
+        parts = ((u, u_dot), (held, held_dot))
+        points_dot = joined(*(torch.zeros_like(t) if dot is None else dot for t, dot in parts))
+    first = lambda t: t if t is None else t[..., : u.shape[-2], :].contiguous()
+    rows, rows_dot = (u, points, first(v), w, params), (u_dot, points_dot, first(v_dot), *dots[1:])
+    pairs = (points, points, v, w, params)
     return (
-        _form_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot),
-        2 * _potential_grad_jvp(pairs, how, *dots),
-        _params_grad_jvp(pairs, how, *dots),
+        _form_jvp((points, v, w, params), how, points_dot, *dots),
+        2 * _potential_grad_jvp(rows, how, *rows_dot),
+        _params_grad_jvp(pairs, how, points_dot, points_dot, *dots),
     )
-
-
-# -- kernel_matrix --------------------------------------------------------------------------------
-# Its derivatives are matrices too, so plain torch on the n × m squared distances does. Σ c (z - x)
-# is taken as two products, in float64: there they cancel without losing what float32 has.
-
-
-def _in_double(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Both clouds in float64, shifted by the mean of x, which differences do not feel."""
-    z, x = z.double(), x.double()
-    if x.shape[-2] == 0:
-        return z, x
-    centre = x.detach().mean(-2, keepdim=True).nan_to_num(0.0, 0.0, 0.0)
-    return z - centre, x - centre
-
-
-def _matrix_components(tensors, how):
-    """(ψ, λ, s, a, q) per component, with λ, s, a ready to meet the (n, m) matrix q."""
-    z, x, params = tensors
-    z, x = z.to(params.dtype), x.to(params.dtype)
-    unit = params.new_tensor([[1.0, 1.0, 0.0]])
-    q = kernel_matrix(z, x, unit, "square_distance", *how[1:])
-    for index, name in enumerate(Mixture(how[0], params).names):
-        yield profile(name), *params[..., index, :, None, None].unbind(-3), q
-
-
-def _matrix_slope(tensors, how):
-    """dK/dq"""
-    return sum(
-        lam * s * psi.psi_t(s * q, a) for psi, lam, s, a, q in _matrix_components(tensors, how)
-    )
-
-
-def _matrix_by_parameter(tensors, how):
-    """(∂K/∂λ, ∂K/∂s, ∂K/∂a) per component."""
-    return [
-        (psi.psi(s * q, a), lam * q * psi.psi_t(s * q, a), lam * psi.psi_a(s * q, a))
-        for psi, lam, s, a, q in _matrix_components(tensors, how)
-    ]
-
-
-def _matrix_backward(tensors, how, needs, upstream):
-    z, x, _params = tensors
-    dz = dx = dparams = None
-    if needs[0] or needs[1]:
-        pull = (2 * upstream * _matrix_slope(tensors, how)).double()
-        zc, xc = _in_double(z, x)
-        dz = (pull.sum(-1)[..., None] * zc - pull @ xc).to(z.dtype)
-        dx = (pull.sum(-2)[..., None] * xc - pull.mT @ zc).to(x.dtype)
-    if needs[2]:
-        rows = [
-            torch.stack([(upstream * value).sum((-2, -1)) for value in values], -1)
-            for values in _matrix_by_parameter(tensors, how)
-        ]
-        dparams = torch.stack(rows, -2)
-    return dz, dx, dparams
-
-
-def _matrix_jvp(tensors, how, z_dot, x_dot, params_dot):
-    z, x, _params = tensors
-    along = []
-    if z_dot is not None or x_dot is not None:
-        a = torch.zeros_like(z) if z_dot is None else z_dot
-        b = torch.zeros_like(x) if x_dot is None else x_dot
-        (zc, xc), a, b = _in_double(z, x), a.double(), b.double()
-        q_dot = (zc * a).sum(-1)[..., None] + (xc * b).sum(-1)[..., None, :]
-        q_dot = q_dot - zc @ b.mT - a @ xc.mT
-        along.append((2 * _matrix_slope(tensors, how) * q_dot).to(z.dtype))
-    if params_dot is not None:
-        for index, values in enumerate(_matrix_by_parameter(tensors, how)):
-            rows = params_dot[..., index, :, None, None].unbind(-3)
-            along.append(sum(row * value for row, value in zip(rows, values, strict=True)))
-    return _sum(*along)
 
 
 # -- tangents -------------------------------------------------------------------------------------
@@ -329,7 +288,7 @@ quadratic_form = Operator(
 )
 quadratic_form_and_grad = Operator(
     "quadratic_form_and_grad",
-    ["u", "v", "w", "params"],
+    ["u", "v", "w", "params", "held?"],
     shapes=lambda u, *_: [(), u.shape[-2:]],
     params_dtype=(True, False),
     backward=_form_and_grad_backward,
@@ -338,20 +297,12 @@ quadratic_form_and_grad = Operator(
 )
 quadratic_form_and_grads = Operator(
     "quadratic_form_and_grads",
-    ["u", "v", "w", "params"],
-    shapes=lambda u, v, w, params: [(), u.shape[-2:], params.shape[-2:]],
+    ["u", "v", "w", "params", "held?"],
+    shapes=lambda u, v, w, params, _: [(), u.shape[-2:], params.shape[-2:]],
     params_dtype=(True, False, True),
     backward=_form_and_grads_backward,
     jvp=_form_and_grads_jvp,
     saves_results=True,
-)
-kernel_matrix = Operator(
-    "kernel_matrix",
-    ["z", "x", "params"],
-    shapes=lambda z, x, _: [(z.shape[-2], x.shape[-2])],
-    backward=_matrix_backward,
-    jvp=_matrix_jvp,
-    has_diagonal=False,
 )
 tangent_grad = Operator(
     "tangent_grad",

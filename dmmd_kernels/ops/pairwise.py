@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel, Lowered, Mixture
-from dmmd_kernels.ops import operators
+from dmmd_kernels.ops import matrix, operators
 from dmmd_kernels.ops.checks import check_cloud, check_points, common_batch, one_batch
 from dmmd_kernels.ops.prepared import likeness, prepare_sweep
 from dmmd_kernels.ops.register import Operator
@@ -45,11 +45,11 @@ def kernel_matrix(
     how = (False, precision, backend)
     lowered = kernel.lower(x)
     if all(mixture.is_radial for mixture in lowered.mixtures):
-        prepare_sweep(like, operators.kernel_matrix, kernel, x, y, (), how)
+        prepare_sweep(like, matrix.kernel_matrix, kernel, x, y, (), how)
     parts = []
     for mixture in lowered.mixtures:
         if mixture.is_radial:
-            parts.append(sweep("kernel_matrix", operators.kernel_matrix, (x, y), mixture, how))
+            parts.append(sweep("kernel_matrix", matrix.kernel_matrix, (x, y), mixture, how))
         else:
             parts.append(_polynomial_matrix(x, y, mixture))
     if lowered.linear is not None:

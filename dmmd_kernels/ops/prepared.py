@@ -109,7 +109,7 @@ class PreparedForm:
     """Σ c_ij K(u_i, u_j) on the joint sample u = [x; y], (…, n + m, d).
 
     Attributes:
-        form: value and value_and_grad of it in u, of the backend.
+        form: value and value_and_grad of it in u, or in x alone, of the backend.
         v, w: the coefficients c_ij = ⟨v_i, w_j⟩.
         mixture: the kernel.
         how: skip_diagonal, precision, backend.
@@ -160,7 +160,8 @@ class _Form(torch.autograd.Function):
     @staticmethod
     def forward(ctx, prepared, x, y):
         u = torch.cat((x, y), -2)
-        s, g = prepared.form.value_and_grad(_centred(u) if prepared.is_centred else u)
+        moving = u if ctx.needs_input_grad[2] else x
+        s, g = prepared.form.value_and_grad(_centred(u) if prepared.is_centred else u, moving)
         ctx.kept = prepared, g
         ctx.save_for_backward(x, y)
         return s
@@ -172,6 +173,8 @@ class _Form(torch.autograd.Function):
             g = _gradient_anew(prepared, x, y, s)
         else:
             g = (s if s.ndim == 0 else s[..., None, None]) * g
+        if g.shape[-2] == x.shape[-2]:
+            return None, g, None
         return None, *g.split((x.shape[-2], y.shape[-2]), -2)
 
 

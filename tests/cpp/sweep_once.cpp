@@ -42,7 +42,7 @@ int main(int argc, char** argv) {
   } else if (op == "quadratic_form") {  // of z alone, with all its gradients
     a.p = 2;
     a.v = a.w = {v.data(), 0};
-    cpu::quadratic_form(a, f.data(), g.data(), q.data());
+    cpu::quadratic_form(a, f.data(), g.data(), n, q.data());
   } else {
     return 2;
   }

@@ -144,8 +144,25 @@ naive::Results<T> run(const Problem<T>& a, const cpu::Direction<T>& to) {
   cpu::tangents(a, to, out.ft.data(), out.gt.data(), out.qt.data());
   cpu::tangents<T>(a, to, nullptr, out.gt_alone.data(), nullptr);
   cpu::kernel_matrix(a, out.k.data());
-  if (a.v) cpu::quadratic_form(symmetric(a), out.form.data(), out.form_g.data(), out.form_q.data());
+  if (a.v)
+    cpu::quadratic_form(symmetric(a), out.form.data(), out.form_g.data(), a.n, out.form_q.data());
   return out;
+}
+
+/// The gradient of a quadratic form in some of its points alone.
+template <class T>
+void expect_moving(const std::string& what, const Problem<T>& a,
+                   const std::vector<long double>& whole, double scale) {
+  for (const int64_t moving : {int64_t(0), (a.n + 1) / 3, (a.n + 1) / 2}) {
+    std::vector<T> value(a.blocks), g(a.blocks * moving * a.d, T(NAN));
+    std::vector<long double> exact;
+    for (int64_t block = 0; block < a.blocks; ++block) {
+      const auto first = whole.begin() + block * a.n * a.d;
+      exact.insert(exact.end(), first, first + moving * a.d);
+    }
+    cpu::quadratic_form(symmetric(a), value.data(), g.data(), moving);
+    expect_near(what + "quadratic_form g of " + std::to_string(moving), g, exact, scale * a.n);
+  }
 }
 
 template <class T>
@@ -160,6 +177,7 @@ void expect_form(const std::string& what, const Problem<T>& a, const naive::Resu
   std::vector<T> value(a.blocks);
   cpu::quadratic_form(symmetric(a), value.data());
   expect_near(what + "quadratic_form alone", value, exact.form, scale * n * n);
+  expect_moving(what, a, twice, scale);
 }
 
 template <class T>

@@ -46,6 +46,7 @@ struct Problem {
   const Component* kernel = nullptr;
   int64_t components = 0;
   bool skip_diagonal = false;  // pairs i == j count for nothing
+  bool high = false;           // products of points may be wrong by 2^-16, where that is faster
   int threads = 1;             // at most; results do not depend on it
 };
 
@@ -174,6 +175,9 @@ void row_sums_grad(const Cloud<T>& cloud, Batched<const T> a, Batched<const T> b
 const char* instruction_set();
 const char* instruction_sets();
 const char* thread_model();
+
+/// What `high` is faster with, "AMX"; "" where it changes nothing.
+const char* tile_unit_name();
 
 /// Uses no better instruction set than `name`; false when the library or the machine lacks it.
 bool limit_instruction_set(const char* name);

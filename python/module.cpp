@@ -24,6 +24,7 @@ namespace {
 /// "gaussian+polynomial3", parsed.
 struct Kernel {
   std::vector<Component> components;
+  bool high = false;  // whether points may be multiplied with fewer digits
 };
 
 Component parse(const std::string& name) {
@@ -39,8 +40,8 @@ Component parse(const std::string& name) {
   throw py::value_error("unknown profile '" + name + "'");
 }
 
-Kernel parse_sum(const std::string& profiles) {
-  Kernel kernel;
+Kernel parse_sum(const std::string& profiles, bool high) {
+  Kernel kernel{{}, high};
   for (size_t start = 0; start <= profiles.size();) {
     const size_t end = std::min(profiles.find('+', start), profiles.size());
     kernel.components.push_back(parse(profiles.substr(start, end - start)));
@@ -76,6 +77,7 @@ Problem<T> problem(const Tensor& z, const Tensor& x, const Tensor& v, const Tens
   a.kernel = kernel.components.data();
   a.components = int64_t(kernel.components.size());
   a.skip_diagonal = skip_diagonal;
+  a.high = kernel.high;
   a.threads = threads;
   return a;
 }
@@ -283,13 +285,15 @@ void flow_update(Tensor z, Tensor velocity, Tensor g, Table step_size, Table noi
 }  // namespace
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
-  py::class_<Kernel>(m, "Kernel").def(py::init(&parse_sum));
+  py::class_<Kernel>(m, "Kernel")
+      .def(py::init(&parse_sum), py::arg("profiles"), py::arg("high") = false);
   py::class_<Motion>(m, "Motion").def(py::init<double, double, uint64_t, int64_t, int64_t>());
   m.attr("built_with_cuda") = dmmd::cuda::built();
   m.def("use_exchange", &dmmd::python::use_exchange);
   m.def("instruction_set", &dmmd::cpu::instruction_set);
   m.def("instruction_sets", &dmmd::cpu::instruction_sets);
   m.def("limit_instruction_set", &dmmd::cpu::limit_instruction_set);
+  m.def("tile_unit", &dmmd::cpu::tile_unit_name);
   m.def("thread_model", &dmmd::cpu::thread_model);
   m.def("potential", &potential);
   m.def("potential_grad", &potential_grad);

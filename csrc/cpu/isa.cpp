@@ -4,6 +4,13 @@
 
 #include "sweep.h"
 #include "threads.h"
+#include "tiles.h"
+
+#if defined(DMMD_AMX) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace dmmd::cpu {
 namespace {
@@ -41,7 +48,38 @@ std::atomic<const Choice*>& chosen() {
   return choice;
 }
 
+#if defined(DMMD_AMX) && defined(__linux__)
+/// Asks the processor, and then the system, which hands tiles out to processes that ask for them.
+bool may_use_amx() {
+  constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24;  // of CPUID.(7, 0).EDX
+  constexpr long kAskPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if ((d & kBf16) == 0 || (d & kTiles) == 0 || !kChoices[0].runs_here()) return false;
+  return syscall(SYS_arch_prctl, kAskPermission, kTileData) == 0;
+}
+
+/// With the best instruction set alone, for which its code is compiled too.
+const TileUnit* amx() {
+  static const bool may = may_use_amx();
+  return may && chosen() == &kChoices[0] ? &kAmx : nullptr;
+}
+#else
+const TileUnit* amx() { return nullptr; }
+#endif
+
+std::atomic<const TileUnit*> unit_for_tests = nullptr;
+
 }  // namespace
+
+const TileUnit* tile_unit() {
+  const TileUnit* unit = unit_for_tests;
+  return unit ? unit : amx();
+}
+
+void use_tile_unit(const TileUnit* unit) { unit_for_tests = unit; }
+
+const char* tile_unit_name() { return tile_unit() ? tile_unit()->name : ""; }
 
 template <>
 const Isa<float>& isa() {

@@ -76,6 +76,30 @@ void pack_half_squares(Tiling a, const T* from, const T* centre, int64_t first, 
   }
 }
 
+/// As pack_columns of points, as a right operand of tiles whose lanes are the rows of the array.
+inline void pack_column_tiles(Tiling a, const float* from, const float* centre, int64_t first,
+                              Half* to) {
+  const int64_t chunks = chunks_of(a.columns);
+  std::fill_n(to, halves_of(a.width, a.columns), Half(0));
+  for (int64_t j = 0; j < a.width; ++j) {
+    const float* row = from + std::min(first + j, a.m - 1) * a.columns;
+    for (int64_t k = 0; k < a.columns; ++k)
+      put_right(to, chunks, k, j, centre ? row[k] - centre[k] : row[k]);
+  }
+}
+
+/// As pack_rows, as a right operand whose lanes are the columns of the array.
+inline void pack_row_tiles(Tiling a, const float* from, const float* centre, int64_t first,
+                           Half* to) {
+  const int64_t chunks = chunks_of(a.width), count = std::min(a.width, a.m - first);
+  std::fill_n(to, halves_of(a.columns, a.width), Half(0));
+  for (int64_t j = 0; j < count; ++j) {
+    const float* row = from + (first + j) * a.columns;
+    for (int64_t k = 0; k < a.columns; ++k)
+      put_right(to, chunks, j, k, centre ? row[k] - centre[k] : row[k]);
+  }
+}
+
 template <class T>
 struct PackedMemory {
   Memory<T> memory;
@@ -84,12 +108,12 @@ struct PackedMemory {
 
 /// Packs every block of an array once, however many blocks share it, by
 /// pack_tile(rows of the block, index of the block, first row, tile).
-template <class T, class PackTile>
-PackedMemory<T> pack(const Problem<T>& a, bool is_batched, Tiling tiling, int64_t inner,
-                     int64_t lanes, int threads, PackTile pack_tile) {
+template <class Out, class T, class PackTile>
+PackedMemory<Out> pack(const Problem<T>& a, bool is_batched, Tiling tiling, int64_t inner,
+                       int64_t lanes, int threads, PackTile pack_tile) {
   const int64_t blocks = is_batched ? a.blocks : 1;
   const int64_t per_block = product(tiling.tiles(), inner, lanes);
-  PackedMemory<T> result{allocate<T>(product(blocks, per_block)), {}};
+  PackedMemory<Out> result{allocate<Out>(product(blocks, per_block)), {}};
   result.packed = {{result.memory.get(), is_batched ? per_block : 0}, inner, lanes};
   // Every parallel loop ends with all threads waiting for one another, which costs more than a
   // copy.

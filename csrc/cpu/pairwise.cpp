@@ -34,7 +34,7 @@ struct Cut {
 /// Items of nearly equal size, of whole blocks of the rows that products are made of.
 template <class T>
 int64_t rows_of_item(const Sweep<T>& sweep) {
-  constexpr int64_t block = 6;
+  const int64_t block = sweep.tiles ? kTileRows : 6;
   const int64_t most = sweep.regime.rows, n = std::max<int64_t>(sweep.problem.n, 1);
   if (sweep.regime.method != Method::products) return most;
   const int64_t items = (n + most - 1) / most;

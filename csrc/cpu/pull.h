@@ -25,6 +25,18 @@ void pull_near(const Strip<T>& strip, T* s, ColumnSums column_sums) {
 /// The sums of the strip's rows += sum_j s x.
 template <class T>
 void multiply_columns(const Strip<T>& strip, const T* s) {
+  const Scratch<T>& scratch = strip.item.scratch;
+  if constexpr (__is_same(T, float)) {
+    if (const TileUnit* tiles = strip.sweep.tiles) {
+      const Packed<Half>& x_of = strip.sweep.x_of_tiles;
+      tiles->split(s, strip.pitch, strip.rows, strip.end, scratch.s_tiles);
+      return tiles->multiply(
+          TileOperand{scratch.s_tiles, chunks_of(strip.end)},
+          TileOperand{x_of.tile(strip.item.block, strip.tile), chunks_of(strip.pitch)},
+          groups_of(strip.rows), groups_of(strip.problem().d), strip.sums(0), scratch.sums_pitch,
+          true);
+    }
+  }
   const Right<T> x{strip.sweep.x_of.tile(strip.item.block, strip.tile), kLanes<T> * strip.pitch,
                    kLanes<T>};
   multiply(Left<T>{s, strip.pitch, 1}, x, strip.rows, strip.end,

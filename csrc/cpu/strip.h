@@ -53,7 +53,7 @@ struct Strip {
   const Problem<T>& problem() const { return sweep.problem; }
   bool radial() const { return problem().kernel[0].profile != Profile::polynomial; }
   bool by_products() const { return sweep.regime.method == Method::products; }
-  T* buffer(int64_t i) const { return item.scratch.pairs + i * sweep.regime.strip * pitch; }
+  T* buffer(int64_t i) const { return item.scratch.pairs + i * sweep.regime.room() * pitch; }
   const T* zeros() const { return item.scratch.zeros; }
   const T* params() const { return problem().params.block(item.block); }
 
@@ -106,6 +106,8 @@ struct Strip {
   /// q = z.x, of the centred points where K is radial.
   void multiply_points() {
     const int64_t d = problem().d;
+    if constexpr (__is_same(T, float))
+      if (sweep.tiles) return multiply_tiles();
     const Left<T> left{z().data, z().pitch, 1};
     const Right<T> right{sweep.x.tile(item.block, tile) + begin * d, kLanes<T> * d, kLanes<T>};
     multiply(left, right, rows, d, end - begin, q + begin, pitch, false);
@@ -163,6 +165,16 @@ struct Strip {
   }
 
  private:
+  void multiply_tiles() {
+    const Packed<Half>& x = sweep.x_tiles;
+    const int64_t chunks = chunks_of(problem().d), from = begin / kTileRows;
+    const TileOperand left{item.scratch.z_tiles + halves_of(row - item.row, problem().d), chunks};
+    const TileOperand right{x.tile(item.block, tile) + halves_of(from * kTileRows, problem().d),
+                            chunks};
+    sweep.tiles->multiply(left, right, groups_of(rows), groups_of(end) - from, q + from * kTileRows,
+                          pitch, false);
+  }
+
   void measure_all() {
     const int64_t d = problem().d;
     if (by_products()) {

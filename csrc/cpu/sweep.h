@@ -10,6 +10,7 @@
 
 #include "../dmmd.h"
 #include "rows.h"
+#include "tiles.h"
 
 namespace dmmd::cpu {
 
@@ -33,6 +34,11 @@ struct Regime {
   int64_t strip;  // rows whose pairs are held at once
   int64_t width;  // bytes of a row of a tile
   int64_t rows;   // of an item, at most
+
+  /// Rows that there is room for: whole tiles of them by products.
+  constexpr int64_t room() const {
+    return method == Method::products ? groups_of(strip) * kTileRows : strip;
+  }
 };
 
 constexpr Regime kRegimes[] = {
@@ -74,6 +80,8 @@ struct Sweep {
   Packed<T> half_square;        // |x|^2 / 2, NaN where that is not finite; lanes are columns
   T* matrix = nullptr;
   int64_t moving = 0;  // of a quadratic form: points from the first on that have a gradient
+  const TileUnit* tiles = nullptr;  // multiplies points in place of vectors; then also:
+  Packed<Half> x_tiles, x_of_tiles;
 };
 
 /// Working memory of one thread.
@@ -82,6 +90,8 @@ struct Scratch {
   T* pairs;        // kStripBuffers times strip x width
   T* zeros;        // a row of max(d, width)
   T* z;            // rows of the item, centred, each of z_pitch numbers
+  Half* z_tiles;   // the same, as a left operand
+  Half* s_tiles;   // slopes of a strip, as a left operand
   T* half_square;  // of each of these rows
   T* sums;         // of each row, sums_pitch numbers: products before they join the item's sums
   double *total, *twist_total;  // of each row

@@ -47,6 +47,11 @@ Sweep<T> sweep_of(const Problem<T>& problem, int want) {
   const int64_t width = sweep.regime.width / int64_t(sizeof(T));
   const int64_t columns = std::max(round_up(problem.m, kLanes<T>), kLanes<T>);
   sweep.width = columns <= 2 * width ? columns : width;
+  if constexpr (__is_same(T, float))
+    if (problem.high && problem.d >= kLeastTiledD) sweep.tiles = tile_unit();
+  if (sweep.tiles)
+    for (int64_t* rows : {&sweep.regime.strip, &sweep.regime.rows})
+      *rows = *rows / kTileRows * kTileRows;
   return sweep;
 }
 
@@ -85,10 +90,11 @@ class PackedSweep {
     if (by_products && xt) xt_of_ = rows(points, xt, {});
     if (sweep.want == kPotential && a_.p != 1) w_of_ = rows(weights, a_.w, {});
     if (by_products && radial)
-      half_square_ = pack(a_, a_.x.stride, points, 1, points.width, threads_,
-                          [&](int64_t block, int64_t first, T* to) {
-                            pack_half_squares(points, a_.x.block(block), centre(block), first, to);
-                          });
+      half_square_ =
+          pack<T>(a_, a_.x.stride, points, 1, points.width, threads_,
+                  [&](int64_t block, int64_t first, T* to) {
+                    pack_half_squares(points, a_.x.block(block), centre(block), first, to);
+                  });
     sweep.x = x_.packed;
     sweep.w = w_.packed;
     sweep.xt = xt_.packed;
@@ -96,6 +102,8 @@ class PackedSweep {
     sweep.xt_of = xt_of_.packed;
     sweep.w_of = w_of_.packed;
     sweep.half_square = half_square_.packed;
+    if constexpr (__is_same(T, float))
+      if (sweep.tiles) pack_tiles(sweep, points);
   }
 
  private:
@@ -108,23 +116,36 @@ class PackedSweep {
     sweep.centre = centre_;
   }
 
+  void pack_tiles(Sweep<T>& sweep, Tiling points) {
+    const auto packed = [&](int64_t lanes, int64_t inner, auto pack_tile) {
+      return pack<Half>(a_, a_.x.stride, points, halves_of(lanes, inner), 1, threads_,
+                        [&](int64_t block, int64_t first, Half* to) {
+                          pack_tile(points, a_.x.block(block), centre(block), first, to);
+                        });
+    };
+    x_tiles_ = packed(points.width, a_.d, pack_column_tiles);
+    if (x_of_.memory) x_of_tiles_ = packed(a_.d, points.width, pack_row_tiles);
+    sweep.x_tiles = x_tiles_.packed;
+    sweep.x_of_tiles = x_of_tiles_.packed;
+  }
+
   const T* centre(int64_t block) const { return centre_ ? centre_.block(block) : nullptr; }
 
   PackedMemory<T> columns(Tiling tiling, Batched<const T> from, Batched<T> centre, bool is_weight) {
     if (!from) return {};
-    return pack(a_, from.stride, tiling, tiling.columns, tiling.width, threads_,
-                [&](int64_t block, int64_t first, T* to) {
-                  pack_columns(tiling, from.block(block), centre ? centre.block(block) : nullptr,
-                               first, is_weight, to);
-                });
+    return pack<T>(a_, from.stride, tiling, tiling.columns, tiling.width, threads_,
+                   [&](int64_t block, int64_t first, T* to) {
+                     pack_columns(tiling, from.block(block), centre ? centre.block(block) : nullptr,
+                                  first, is_weight, to);
+                   });
   }
 
   PackedMemory<T> rows(Tiling tiling, Batched<const T> from, Batched<T> centre) {
-    return pack(a_, from.stride, tiling, tiling.width, round_up(tiling.columns, kLanes<T>),
-                threads_, [&](int64_t block, int64_t first, T* to) {
-                  pack_rows(tiling, from.block(block), centre ? centre.block(block) : nullptr,
-                            first, to);
-                });
+    return pack<T>(a_, from.stride, tiling, tiling.width, round_up(tiling.columns, kLanes<T>),
+                   threads_, [&](int64_t block, int64_t first, T* to) {
+                     pack_rows(tiling, from.block(block), centre ? centre.block(block) : nullptr,
+                               first, to);
+                   });
   }
 
   const Problem<T>& a_;
@@ -132,6 +153,7 @@ class PackedSweep {
   Memory<T> centre_memory_;
   Batched<T> centre_;
   PackedMemory<T> x_, w_, xt_, x_of_, w_of_, xt_of_, half_square_;
+  PackedMemory<Half> x_tiles_, x_of_tiles_;
 };
 
 /// Numbers from one row to the next: an odd number of lines of the cache, since rows a power of two
@@ -154,13 +176,17 @@ class ScratchMemory {
     if (by_products) z_pitch_ = pitch_of<T>(a.d);
     if (sums_sides || sums_gradient) sums_pitch_ = pitch_of<T>(sums_sides ? a.p : a.d);
     rows_ = round_up(rows, kLanes<T>);
-    pairs_ = sweep.regime.strip * sweep.width;
+    pairs_ = sweep.regime.room() * sweep.width;
     zeros_ = round_up(std::max(a.d, sweep.width), kLanes<T>);
     per_thread_ =
         product(kStripBuffers, pairs_) + zeros_ + rows_ + product(rows_, z_pitch_ + sums_pitch_);
     numbers_ = allocate<T>(product(threads, per_thread_));
     totals_ = allocate<double>(product(threads, 2, rows_));
     near_ = allocate<int32_t>(product(threads, pairs_));
+    if (!sweep.tiles) return;
+    z_halves_ = halves_of(rows_, a.d);
+    s_halves_ = halves_of(sweep.regime.strip, sweep.width);
+    halves_ = allocate<Half>(product(threads, z_halves_ + s_halves_));
   }
 
   /// With zeros where a sweep relies on them.
@@ -177,6 +203,8 @@ class ScratchMemory {
     scratch.near = near_.get() + worker * pairs_;
     scratch.z_pitch = z_pitch_;
     scratch.sums_pitch = sums_pitch_;
+    scratch.z_tiles = halves_.get() + worker * (z_halves_ + s_halves_);
+    scratch.s_tiles = scratch.z_tiles + z_halves_;
     std::fill_n(scratch.zeros, zeros_, T(0));
     std::fill_n(scratch.sums, rows_ * sums_pitch_, T(0));
     std::fill_n(scratch.total, 2 * rows_, 0.0);
@@ -188,6 +216,8 @@ class ScratchMemory {
   Memory<T> numbers_;
   Memory<double> totals_;
   Memory<int32_t> near_;
+  int64_t z_halves_ = 0, s_halves_ = 0;
+  Memory<Half> halves_;
 };
 
 /// Puts the centred rows of an item into its scratch, where products read them.
@@ -209,6 +239,9 @@ void prepare_rows(const Sweep<T>& sweep, const Item<T>& item) {
         is_packed ? sweep.half_square.tile(item.block, row / sweep.width)[row % sweep.width]
                   : half_square(to, a.d);
   }
+  if constexpr (__is_same(T, float))
+    if (sweep.tiles)
+      sweep.tiles->split(item.scratch.z, pitch, item.row_end - item.row, a.d, item.scratch.z_tiles);
 }
 
 }  // namespace dmmd::cpu

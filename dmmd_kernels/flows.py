@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from dmmd_kernels import motion, native
+from dmmd_kernels import motion, native_flow
 from dmmd_kernels.backend import BackendError
 from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops import mmd2, witness_grad
@@ -251,7 +251,7 @@ def flow_update(
     flat = lambda t: t.reshape(prod(batch), *z.shape[-2:]).to(dtype).contiguous()
     cloud, trail = flat(z), None if velocity is None else flat(velocity)
     has_noise = not is_zero(noise)
-    run = native if backend in ("auto", "native") and _can_update(cloud, backend) else motion
+    run = native_flow if backend in ("auto", "native") and _can_update(cloud, backend) else motion
     with torch.cuda.device_of(z):
         run.flow_update(
             cloud,
@@ -273,7 +273,7 @@ def flow_update(
 
 
 def _can_update(z: Tensor, backend: str) -> bool:
-    reason = native.why_no_flow(z, None)
+    reason = native_flow.why_no_flow(z, None)
     if reason and backend == "native":
         raise BackendError(f"backend='native' cannot run this call: {reason}")
     return reason is None

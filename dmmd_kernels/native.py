@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dmmd_kernels.clouds import joined
-from dmmd_kernels.kernels import Lowered, Mixture, component_names
+from dmmd_kernels.kernels import Mixture, component_names
 
 _HALVES = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_HALVES)
@@ -35,12 +35,16 @@ def _loaded() -> tuple[Any, str | None]:
     return _C, None
 
 
-def _library() -> Any:
+def library() -> Any:
     return _loaded()[0]
 
 
+def why_not_loaded() -> str | None:
+    return _loaded()[1]
+
+
 def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | None:
-    if reason := _loaded()[1]:
+    if reason := why_not_loaded():
         return reason
     if not z.is_cpu:
         return f"it runs on CPU tensors, got {z.device.type}; backend='triton' runs on CUDA ones"
@@ -51,17 +55,19 @@ def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | Non
 
 def describe() -> dict[str, str]:
     """What was built and what of it is in use, for `python -m dmmd_kernels`."""
-    library = _library()
-    if library is None:
+    built = library()
+    if built is None:
         return {}
+    high = built.tile_unit() or "as 'highest', without AMX"
     facts = {
-        "instruction set": library.instruction_set(),
-        "built for": library.instruction_sets(),
-        "threads": f"{library.thread_model()}, {torch.get_num_threads()}",
-        "CUDA": "compiled in" if library.built_with_cuda else "not compiled in",
+        "instruction set": built.instruction_set(),
+        "built for": built.instruction_sets(),
+        "precision='high'": high,
+        "threads": f"{built.thread_model()}, {torch.get_num_threads()}",
+        "CUDA": "compiled in" if built.built_with_cuda else "not compiled in",
     }
-    if library.built_with_cuda and torch.cuda.is_available():
-        plans = [f"{n} to {m} points by {library.flow_plan(1, n, m, 2)}" for n, m in _FLOW_SIZES]
+    if built.built_with_cuda and torch.cuda.is_available():
+        plans = [f"{n} to {m} points by {built.flow_plan(1, n, m, 2)}" for n, m in _FLOW_SIZES]
         facts["flows on the GPU"] = "; ".join(plans)
     return facts
 
@@ -75,9 +81,13 @@ def potential(
     precision: str = "highest",
 ) -> Tensor:
     if z.dtype in _HALVES:
-        return potential(z.float(), x.float(), w.float(), kernel, skip_diagonal).to(z.dtype)
+        return potential(z.float(), x.float(), w.float(), kernel, skip_diagonal, precision).to(
+            z.dtype
+        )
     f = _empty_sums(z, w, x, kernel.params)
-    _library().potential(z, x, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), f)
+    library().potential(
+        z, x, w, *of_kernel(kernel, precision), skip_diagonal, torch.get_num_threads(), f
+    )
     return f
 
 
@@ -93,9 +103,11 @@ def potential_grad(
     if z.dtype in _HALVES:
         dtype = z.dtype
         z, x, v, w = _floats(z, x, v, w)
-        return potential_grad(z, x, v, w, kernel, skip_diagonal).to(dtype)
+        return potential_grad(z, x, v, w, kernel, skip_diagonal, precision).to(dtype)
     g = _empty_points(z, w, x, v, kernel.params)
-    _library().potential_grad(z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), g)
+    library().potential_grad(
+        z, x, v, w, *of_kernel(kernel, precision), skip_diagonal, torch.get_num_threads(), g
+    )
     return g
 
 
@@ -103,10 +115,12 @@ def potential_and_grad(
     z: Tensor, x: Tensor, w: Tensor, kernel: Mixture, precision: str = "highest"
 ) -> tuple[Tensor, Tensor]:
     if z.dtype in _HALVES:
-        f, g = potential_and_grad(z.float(), x.float(), w.float(), kernel)
+        f, g = potential_and_grad(z.float(), x.float(), w.float(), kernel, precision)
         return f.to(z.dtype), g.to(z.dtype)
     f, g = _empty_sums(z, w, x, kernel.params), _empty_points(z, w, x, kernel.params)
-    _library().potential_and_grad(z, x, w, *_how(kernel), torch.get_num_threads(), f, g)
+    library().potential_and_grad(
+        z, x, w, *of_kernel(kernel, precision), torch.get_num_threads(), f, g
+    )
     return f, g
 
 
@@ -123,7 +137,9 @@ def params_grad(
         z, x, v, w = _floats(z, x, v, w)
     params = kernel.params
     q = params.new_empty(*_blocks(z, x, v, w, params), *params.shape[-2:])
-    _library().params_grad(z, x, v, w, *_how(kernel), skip_diagonal, torch.get_num_threads(), q)
+    library().params_grad(
+        z, x, v, w, *of_kernel(kernel, precision), skip_diagonal, torch.get_num_threads(), q
+    )
     return q
 
 
@@ -141,14 +157,14 @@ def tangents(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if z.dtype in _HALVES:
         (z_, x_, v_, w_), (a_, b_) = _floats(z, x, v, w), _floats(a, b)
-        f, g, q = tangents(z_, x_, v_, w_, kernel, a_, b_, c, skip_diagonal)
+        f, g, q = tangents(z_, x_, v_, w_, kernel, a_, b_, c, skip_diagonal, precision)
         return f.to(z.dtype), g.to(z.dtype), q
     params = kernel.params
     rest = (x, v, params, a, b, c)
     f, g = _empty_sums(z, w, *rest), _empty_points(z, w, *rest)
     q = params.new_empty(*_blocks(z, w, *rest), *params.shape[-2:])
-    how = (*_how(kernel), a, b, c, skip_diagonal, torch.get_num_threads())
-    _library().tangents(z, x, v, w, *how, f, g, q)
+    how = (*of_kernel(kernel, precision), a, b, c, skip_diagonal, torch.get_num_threads())
+    library().tangents(z, x, v, w, *how, f, g, q)
     return f, g, q
 
 
@@ -166,18 +182,18 @@ def tangent_grad(
 ) -> Tensor:
     if z.dtype in _HALVES:
         (z_, x_, v_, w_), (a_, b_) = _floats(z, x, v, w), _floats(a, b)
-        return tangent_grad(z_, x_, v_, w_, kernel, a_, b_, c, skip_diagonal).to(z.dtype)
+        return tangent_grad(z_, x_, v_, w_, kernel, a_, b_, c, skip_diagonal, precision).to(z.dtype)
     g = _empty_points(z, w, x, v, kernel.params, a, b, c)
-    how = (*_how(kernel), a, b, c, skip_diagonal, torch.get_num_threads())
-    _library().tangents(z, x, v, w, *how, None, g, None)
+    how = (*of_kernel(kernel, precision), a, b, c, skip_diagonal, torch.get_num_threads())
+    library().tangents(z, x, v, w, *how, None, g, None)
     return g
 
 
 def kernel_matrix(z: Tensor, x: Tensor, kernel: Mixture, precision: str = "highest") -> Tensor:
     if z.dtype in _HALVES:
-        return kernel_matrix(z.float(), x.float(), kernel).to(z.dtype)
+        return kernel_matrix(z.float(), x.float(), kernel, precision).to(z.dtype)
     k = z.new_empty(*_blocks(z, x, kernel.params), z.shape[-2], x.shape[-2])
-    _library().kernel_matrix(z, x, *_how(kernel), torch.get_num_threads(), k)
+    library().kernel_matrix(z, x, *of_kernel(kernel, precision), torch.get_num_threads(), k)
     return k
 
 
@@ -191,9 +207,9 @@ def quadratic_form(
 ) -> Tensor:
     if u.dtype in _HALVES:
         u, v, w = u.float(), v.float(), w.float()
-    how = (*_how(kernel), skip_diagonal, torch.get_num_threads())
+    how = (*of_kernel(kernel, precision), skip_diagonal, torch.get_num_threads())
     s = kernel.params.new_empty(_blocks(u, v, w, kernel.params))
-    _library().quadratic_form(u, v, w, *how, s, None, None)
+    library().quadratic_form(u, v, w, *how, s, None, None)
     return s
 
 
@@ -206,7 +222,7 @@ def quadratic_form_and_grad(
     skip_diagonal: bool = False,
     precision: str = "highest",
 ) -> tuple[Tensor, Tensor]:
-    return _form_and_grad(u, v, w, kernel, held, skip_diagonal, None)
+    return _form_and_grad(u, v, w, kernel, held, skip_diagonal, precision, None)
 
 
 def quadratic_form_and_grads(
@@ -220,7 +236,7 @@ def quadratic_form_and_grads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     params = kernel.params
     q = params.new_empty(*_blocks(u, v, w, params, held), *params.shape[-2:])
-    return *_form_and_grad(u, v, w, kernel, held, skip_diagonal, q), q
+    return *_form_and_grad(u, v, w, kernel, held, skip_diagonal, precision, q), q
 
 
 def _form_and_grad(
@@ -230,18 +246,19 @@ def _form_and_grad(
     kernel: Mixture,
     held: Tensor | None,
     skip_diagonal: bool,
+    precision: str,
     q: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The quadratic form and its gradient in u; fills q, if there is one, with that in θ."""
     if u.dtype in _HALVES:
         dtype = u.dtype
         u, v, w, held = _floats(u, v, w, held)
-        s, g = _form_and_grad(u, v, w, kernel, held, skip_diagonal, q)
+        s, g = _form_and_grad(u, v, w, kernel, held, skip_diagonal, precision, q)
         return s, g.to(dtype)
     blocks = _blocks(u, v, w, kernel.params, held)
     s, g = kernel.params.new_empty(blocks), _like_points(u, blocks)
-    how = (*_how(kernel), skip_diagonal, torch.get_num_threads())
-    _library().quadratic_form(joined(u, held), v, w, *how, s, g, q)
+    how = (*of_kernel(kernel, precision), skip_diagonal, torch.get_num_threads())
+    library().quadratic_form(joined(u, held), v, w, *how, s, g, q)
     return s, g
 
 
@@ -253,7 +270,7 @@ def row_sums(
         return s.to(x.dtype), q.to(x.dtype)
     blocks = _blocks(x, w, o)
     s, q = x.new_empty(*blocks, 1, x.shape[-1]), x.new_empty(*blocks, 1, 1)
-    _library().row_sums(x, w, o, torch.get_num_threads(), s, q)
+    library().row_sums(x, w, o, torch.get_num_threads(), s, q)
     return s, q
 
 
@@ -263,7 +280,7 @@ def row_sums_grad(
     if x.dtype in _HALVES:
         return row_sums_grad(*_floats(x, w, o, a, b)).to(x.dtype)
     g = x.new_empty(*_blocks(x, w, o, a, b), *x.shape[-2:])
-    _library().row_sums_grad(x, w, o, a, b, torch.get_num_threads(), g)
+    library().row_sums_grad(x, w, o, a, b, torch.get_num_threads(), g)
     return g
 
 
@@ -275,9 +292,17 @@ class Form:
 
     __slots__ = ("_call", "_rest", "_value")
 
-    def __init__(self, u: Tensor, v: Tensor, w: Tensor, kernel: Mixture, skip_diagonal: bool):
-        self._call = _library().quadratic_form
-        self._rest = (v, w, *_how(kernel), skip_diagonal)
+    def __init__(
+        self,
+        u: Tensor,
+        v: Tensor,
+        w: Tensor,
+        kernel: Mixture,
+        skip_diagonal: bool,
+        precision: str,
+    ):
+        self._call = library().quadratic_form
+        self._rest = (v, w, *of_kernel(kernel, precision), skip_diagonal)
         self._value = kernel.params.new_empty(_blocks(u, v, w, kernel.params))
 
     def value(self, u: Tensor) -> Tensor:
@@ -293,12 +318,12 @@ class Form:
 
 
 @cache
-def _parsed(profiles: str) -> Any:
-    return _library().Kernel("+".join(component_names(profiles)))
+def parsed(profiles: str, precision: str = "highest") -> Any:
+    return library().Kernel("+".join(component_names(profiles)), precision == "high")
 
 
-def _how(kernel: Mixture) -> tuple[Tensor, Any]:
-    return kernel.params, _parsed(kernel.profiles)
+def of_kernel(kernel: Mixture, precision: str = "highest") -> tuple[Tensor, Any]:
+    return kernel.params, parsed(kernel.profiles, precision)
 
 
 def _blocks(*tensors: Tensor | None) -> tuple[int, ...]:
@@ -328,91 +353,3 @@ def _like_points(z: Tensor, blocks: tuple[int, ...]) -> Tensor:
 
 def _floats(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.float() for t in tensors]
-
-
-def why_no_flow(x: Tensor, kernel: Lowered | None) -> str | None:
-    """As why_not, for `flow`; for `flow_update` without a kernel."""
-    if reason := _loaded()[1]:
-        return reason
-    if x.is_cpu:
-        fits = x.dtype in (torch.float32, torch.float64)
-        return None if fits else f"its flow takes float32 and float64, got {x.dtype}"
-    library = _library()
-    if kernel is None or not x.is_cuda or not library.built_with_cuda:
-        built = "" if library.built_with_cuda else ", in a build without nvcc"
-        return f"this runs on CPU tensors, got {x.device.type}{built}"
-    return _why_not_on_gpu(x, kernel)
-
-
-def _why_not_on_gpu(x: Tensor, kernel: Lowered) -> str | None:
-    most, components = _library().max_gpu_flow_d, _library().max_gpu_flow_components
-    if x.dtype != torch.float32:
-        return f"on a GPU its flow takes float32, got {x.dtype}"
-    if x.shape[-1] > most:
-        return f"on a GPU its flow takes d ≤ {most}, got {x.shape[-1]}"
-    if sum(len(m.names) for m in kernel.mixtures) >= components:
-        return f"on a GPU its flow takes kernels of fewer than {components} components"
-    return None
-
-
-def flow(
-    x: Tensor,
-    velocity: Tensor | None,
-    y: Tensor,
-    w: Tensor,
-    kernel: Lowered,
-    step_size: Tensor,
-    noise: Tensor | None,
-    failed: Tensor,
-    *,
-    momentum: float = 0.0,
-    max_norm: float | None = None,
-    seed: int = 0,
-    first_step: int = 0,
-    first_flow: int = 0,
-) -> None:
-    """As motion.flow, also of one flow without B; on a GPU queued on the current stream."""
-    radial, polynomial = _radial_and_polynomial(kernel)
-    motion = _library().Motion(momentum, max_norm or 0.0, seed, first_flow, first_step)
-    task = (x, velocity, y, w, *radial, *polynomial, step_size, noise, motion, failed)
-    if x.is_cpu:
-        return _library().flow(*task, torch.get_num_threads())
-    bytes_ = _library().flow_workspace(*x.shape[:2], y.shape[1], x.shape[2])
-    workspace = torch.empty(1, bytes_, dtype=torch.uint8, device=x.device)
-    _library().flow_on_gpu(*task, workspace, torch.cuda.current_stream(x.device).cuda_stream)
-
-
-def flow_update(
-    z: Tensor,
-    velocity: Tensor | None,
-    g: Tensor,
-    step_size: Tensor,
-    noise: Tensor | None,
-    *,
-    momentum: float = 0.0,
-    max_norm: float | None = None,
-    seed: int = 0,
-    step: int = 0,
-    first_flow: int = 0,
-) -> None:
-    motion = _library().Motion(momentum, max_norm or 0.0, seed, first_flow, step)
-    schedules = step_size[None], None if noise is None else noise[None]
-    _library().flow_update(z, velocity, g, *schedules, motion, torch.get_num_threads())
-
-
-def _radial_and_polynomial(kernel: Lowered) -> list[tuple[Tensor | None, Any]]:
-    """(parameters (S, B, L, 3), components) of both; a linear kernel is a polynomial here."""
-    parts = {m.is_radial: m for m in kernel.mixtures}
-    if kernel.linear is not None:
-        line = torch.stack([kernel.linear, *[torch.ones_like(kernel.linear)] * 2], -1)[..., None, :]
-        parts[False] = _joined(parts.get(False), Mixture("polynomial1", line))
-    missing = None, _parsed("gaussian")
-    return [_how(parts[kind]) if kind in parts else missing for kind in (True, False)]
-
-
-def _joined(first: Mixture | None, second: Mixture) -> Mixture:
-    if first is None:
-        return second
-    lead = torch.broadcast_shapes(first.params.shape[:2], second.params.shape[:2])
-    params = torch.cat([m.params.expand(*lead, -1, -1) for m in (first, second)], -2)
-    return Mixture(f"{first.profiles}+{second.profiles}", params)

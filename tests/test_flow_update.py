@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, native
+from dmmd_kernels import backend, native_flow
 from dmmd_kernels.philox import normals
 from tests.cases import problem
 
@@ -49,7 +49,7 @@ def test_flow_update_of_half_precision_is_float32_rounded_once(name, dtype):
 
 @needs_native
 def test_the_extension_says_that_it_takes_no_half_precision():
-    reason = native.why_no_flow(torch.zeros(3, 2, dtype=torch.float16), None)
+    reason = native_flow.why_no_flow(torch.zeros(3, 2, dtype=torch.float16), None)
     assert reason == "its flow takes float32 and float64, got torch.float16"
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, native
+from dmmd_kernels import backend, native_flow
 from dmmd_kernels.ops import flow_run
 from dmmd_kernels.philox import normals
 from tests.cases import DEVICE, KERNELS, each_backend, each_kernel, problem
@@ -387,4 +387,4 @@ def test_a_forked_child_can_flow():
         signal.alarm(20)
         os._exit(0 if torch.equal(run(), expected) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert native.why_no_flow(x, None) is None
+    assert native_flow.why_no_flow(x, None) is None

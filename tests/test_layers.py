@@ -13,7 +13,7 @@ PACKAGE = ROOT / "dmmd_kernels"
 LAYERS = [
     ["kernels", "clouds", "philox", "profiles"],
     ["reference", "native", "_triton", "motion"],
-    ["backend"],
+    ["backend", "native_flow"],
     ["ops"],
     [
         "losses",
@@ -33,7 +33,17 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ROOF = {"__init__", "__main__"}
 
 # What only dispatch may know. Code that uses the library as its users do goes without.
-INTERNAL = {"kernels", "profiles", "reference", "native", "_triton", "backend", "ops", "_C"}
+INTERNAL = {
+    "kernels",
+    "profiles",
+    "reference",
+    "native",
+    "native_flow",
+    "_triton",
+    "backend",
+    "ops",
+    "_C",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - ROOF

@@ -182,6 +182,20 @@ def test_an_unknown_instruction_set_is_an_error():
         run(script, DMMD_ISA="mmx")
 
 
+@pytest.mark.parametrize("d", [15, 16, 100])
+def test_high_precision_is_full_precision_without_tiles_for_it(d):
+    z, x, v, w = problem(33, 77, d)
+    mixture = compiled_form("gaussian", z)
+    tiles = native.library().tile_unit() if d >= 16 and z.dtype == torch.float32 else ""
+    near = dict(rtol=1e-4, atol=1e-5) if tiles else dict(rtol=0, atol=0)
+    for op in ("potential_grad", "quadratic_form", "kernel_matrix"):
+        points = {"potential_grad": (z, x, v, w), "quadratic_form": (z, v, v)}.get(op, (z, x))
+        full = getattr(native, op)(*points, mixture)
+        torch.testing.assert_close(
+            getattr(native, op)(*points, mixture, precision="high"), full, **near
+        )
+
+
 def test_misaligned_memory():
     """A float32 tensor may begin at any multiple of four bytes."""
     z, x, v, w = problem(33, 77, 5)

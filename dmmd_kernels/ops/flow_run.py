@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dmmd_kernels import motion, native, reference
+from dmmd_kernels import motion, native_flow, reference
 from dmmd_kernels.backend import BackendError, pick
 from dmmd_kernels.kernels import Kernel, Lowered
 from dmmd_kernels.ops.checks import common_batch
@@ -116,7 +116,7 @@ class Run:
             return
         is_whole = weights is None or weights.numel() == self.data[1].numel()
         is_whole &= self.x.shape[:-2] == self.batch and self.y.numel() == self.data[0].numel()
-        if is_whole and self.function is native.flow:
+        if is_whole and self.function is native_flow.flow:
             self.kernel.keep(like, PreparedFlow(self.table, self.uniform, self.step_s))
 
 
@@ -153,7 +153,7 @@ class PreparedFlow(NamedTuple):
         moved = x.clone()
         cloud = flat(moved)
         failed = torch.full(cloud.shape[:-2] or (1,), -1, device=x.device)
-        native.flow(
+        native_flow.flow(
             cloud,
             torch.zeros_like(cloud) if how["momentum"] else None,
             flat(y),
@@ -180,9 +180,9 @@ def _function(backend: str, x: Tensor, kernel: Lowered, precision: str) -> Calla
         # Closed forms: linear kernels have no pairs.
         return partial(motion.flow, potential_grad=reference.potential_grad)
     if backend in ("auto", "native"):
-        reason = native.why_no_flow(x, kernel)
+        reason = native_flow.why_no_flow(x, kernel)
         if reason is None:
-            return native.flow
+            return native_flow.flow
         if backend == "native":
             raise BackendError(f"backend='native' cannot run this call: {reason}")
     module = pick(backend, x, kernel.mixtures[0], precision)

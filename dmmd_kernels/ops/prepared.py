@@ -137,7 +137,7 @@ class PreparedForm:
         modules = {pick(how[2], u, mixture, how[1], name, v) for name in names}
         if len(modules) != 1 or not hasattr(module := modules.pop(), "Form"):
             return None
-        form = module.Form(u, v, w, mixture, how[0])
+        form = module.Form(u, v, w, mixture, *how[:2])
         return cls(form, v, w, mixture, how, kernel.linear is not None)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:

@@ -16,17 +16,33 @@ namespace {
 // Pairs times coordinates of a step that are worth a barrier.
 constexpr double kWorthATeam = 3e4;
 
-template <class T>
-int64_t run_small(const Flow<T>& flow, int64_t block, int threads) {
+template <int D, class T>
+int64_t run_padded(const Flow<T>& flow, int64_t block, int threads) {
   Clouds<T> clouds(flow, block);
   const auto [end, now] = run_team(threads, [&](Team& team, int& now) {
-    Field<T> field{flow, clouds, block};
+    Field<D, T> field{flow, clouds, block};
     const int64_t stopped = advance(team, field, flow, block);
     now = field.now;
     return stopped;
   });
   clouds.particles[now].unpack(flow.x.block(block));
   return end;
+}
+
+template <class T>
+int64_t run_small(const Flow<T>& flow, int64_t block, int threads) {
+  switch (flow.d) {
+    case 1:
+      return run_padded<1>(flow, block, threads);
+    case 2:
+      return run_padded<2>(flow, block, threads);
+    case 3:
+      return run_padded<3>(flow, block, threads);
+    case 4:
+      return run_padded<4>(flow, block, threads);
+    default:
+      return run_padded<kMaxFlowD>(flow, block, threads);
+  }
 }
 
 template <class T>

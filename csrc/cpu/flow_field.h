@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "../flow.h"
 #include "flow_rows.h"
@@ -12,10 +13,37 @@
 
 namespace dmmd::cpu {
 
+/// Between which coordinates points lie; NaN lies nowhere.
+template <class T>
+struct Box {
+  T low[kMaxFlowD], high[kMaxFlowD];
+
+  Box() {
+    std::fill_n(low, kMaxFlowD, std::numeric_limits<T>::infinity());
+    std::fill_n(high, kMaxFlowD, -std::numeric_limits<T>::infinity());
+  }
+
+  void take(int64_t k, T coordinate) {
+    low[k] = coordinate < low[k] ? coordinate : low[k];
+    high[k] = coordinate > high[k] ? coordinate : high[k];
+  }
+
+  /// The largest |z - x|^2 of a point of each; NaN where a box is empty.
+  T reach(const Box& other, int64_t d) const {
+    T square = 0;
+    for (int64_t k = 0; k < d; ++k) {
+      const T most = std::max(high[k] - other.low[k], other.high[k] - low[k]);
+      square += most * most;
+    }
+    return square;
+  }
+};
+
 /// Columns x (d, pitch) with a weight each, padded with copies of the last one of weight zero.
 template <class T>
 struct Cloud {
-  int64_t count, columns, d, pitch, uniform = 0;
+  int64_t count, columns, d, pitch;
+  bool is_uniform = false;
   Memory<T> memory;
   T *x, *w;
 
@@ -31,9 +59,9 @@ struct Cloud {
   }
 
   void set(int64_t j, const T* point) {
-    const int64_t end = j + 1 < count ? j + 1 : columns;
-    for (int64_t k = 0; k < d; ++k)
-      for (int64_t at = j; at < end; ++at) x[k * pitch + at] = point[k];
+    for (int64_t k = 0; k < d; ++k) x[k * pitch + j] = point[k];
+    if (j + 1 < count) return;
+    for (int64_t k = 0; k < d; ++k) std::fill_n(x + k * pitch + count, columns - count, point[k]);
   }
 
   void fill(const T* points) {
@@ -43,10 +71,15 @@ struct Cloud {
   /// Column j weighs weight_of(j).
   template <class WeightOf>
   void weigh(WeightOf weight_of) {
-    const int64_t panel = kFlowPanel / int64_t(sizeof(T));
     for (int64_t j = 0; j < count; ++j) w[j] = weight_of(j);
-    const bool is_uniform = std::all_of(w, w + count, [&](T v) { return v == w[0]; });
-    uniform = is_uniform ? count / panel * panel : 0;
+    is_uniform = std::all_of(w, w + count, [&](T v) { return v == w[0]; });
+  }
+
+  Box<T> box() const {
+    Box<T> box;
+    for (int64_t k = 0; k < d; ++k)
+      for (int64_t j = 0; j < count; ++j) box.take(k, x[k * pitch + j]);
+    return box;
   }
 
   void unpack(T* points) const {
@@ -59,6 +92,7 @@ struct Cloud {
 template <class T>
 struct Clouds {
   Cloud<T> particles[2], data;
+  Box<T> data_box;
 
   Clouds(const Flow<T>& flow, int64_t block)
       : particles{{flow.n, flow.d}, {flow.n, flow.d}}, data(flow.m, flow.d) {
@@ -66,24 +100,29 @@ struct Clouds {
     data.fill(flow.y.block(block));
     for (Cloud<T>& cloud : particles) cloud.weigh([&](int64_t) { return T(1) / T(flow.n); });
     data.weigh([&](int64_t j) { return -flow.w.block(block)[j]; });
+    data_box = data.box();
   }
 };
 
-/// How one worker sees them: see flow.h.
-template <class T>
+/// How one worker sees them: see flow.h. D is padded_d(d).
+template <int D, class T>
 struct Field {
-  static constexpr int kRows = kFlowRows, kMaxD = int(kMaxFlowD);
+  static constexpr int kRows = kFlowRows, kMaxD = D;
 
   const Flow<T>& flow;
   Clouds<T>& clouds;
   int64_t block;
   int64_t step = 0;
   int now = 0;
+  Box<T> box = {};  // of the particles
 
   const Cloud<T>& here() const { return clouds.particles[now]; }
   T position(int64_t i, int64_t k) const { return here().x[k * here().pitch + i]; }
   bool leads(const Team&) const { return true; }
-  void open(int64_t to) { step = to; }
+  void open(int64_t to) {
+    step = to;
+    box = here().box();
+  }
   void turn() { now = 1 - now; }
   void publish(const Team&, int64_t i, const T (&z)[kMaxD]) { clouds.particles[1 - now].set(i, z); }
 
@@ -95,19 +134,27 @@ struct Field {
   }
 
   void gradient(const Team&, const T (&z)[kRows][kMaxD], T (&g)[kRows][kMaxD]) const {
-    const int64_t d = padded_d(flow.d);
-    T packed[kMaxD * kRows] = {};
-    double sums[kMaxD * kRows] = {};
+    T packed[kMaxD * kRows];
+    double sums[kMaxD * kRows];
+    Box<T> rows;
+    for (int64_t k = 0; k < D; ++k)
+      for (int r = 0; r < kRows; ++r) {
+        packed[k * kRows + r] = z[r][k];
+        sums[k * kRows + r] = 0;
+        rows.take(k, z[r][k]);
+      }
+    const auto add = [&](const ScheduledKernel<T>& kernel, const Cloud<T>& cloud, T reach) {
+      if (kernel.components)
+        isa<T>().flow_rows({packed, cloud.x, cloud.w, cloud.count, cloud.pitch, D, reach,
+                            cloud.is_uniform, kernel.kernel, kernel.components,
+                            kernel.params.at(step, block), sums});
+    };
+    for (const auto* kernel : {&flow.radial, &flow.polynomial}) {
+      add(*kernel, here(), rows.reach(box, flow.d));
+      add(*kernel, clouds.data, rows.reach(clouds.data_box, flow.d));
+    }
     for (int r = 0; r < kRows; ++r)
-      for (int64_t k = 0; k < flow.d; ++k) packed[k * kRows + r] = z[r][k];
-    for (const auto* kernel : {&flow.radial, &flow.polynomial})
-      for (const Cloud<T>* cloud : {&here(), static_cast<const Cloud<T>*>(&clouds.data)})
-        if (kernel->components)
-          isa<T>().flow_rows({packed, cloud->x, cloud->w, cloud->columns, cloud->pitch, d,
-                              cloud->uniform, kernel->kernel, kernel->components,
-                              kernel->params.at(step, block), sums});
-    for (int r = 0; r < kRows; ++r)
-      for (int64_t k = 0; k < kMaxD; ++k) g[r][k] = T(sums[k * kRows + r]);
+      for (int64_t k = 0; k < D; ++k) g[r][k] = T(sums[k * kRows + r]);
   }
 };
 

@@ -18,8 +18,8 @@ struct Choice {
 };
 
 /// One gaussian: 2 lambda scale psi' = -2 lambda scale exp(-scale q), of which the factor comes
-/// last.
-template <class T>
+/// last. IsNormal: no point is so far that its exponential is no normal number.
+template <bool IsNormal, class T>
 struct Gaussian {
   static constexpr bool kIsCheap = true;  // so that a product with the weight shows
   const FlowRows<T>& a;
@@ -28,7 +28,7 @@ struct Gaussian {
 
   template <class V>
   DMMD_INLINE V operator()(V q) const {
-    return exp2_minus(V(a.params[1] * T(kLog2e)) * q);
+    return exp2_minus<IsNormal>(a.params[1] * T(kLog2e), q);
   }
 };
 
@@ -45,7 +45,7 @@ struct Gaussians {
     V sum(0);
     for (int64_t l = 0; l < a.components; ++l) {
       const T lambda = a.params[3 * l], scale = a.params[3 * l + 1];
-      sum = sum + V(lambda * scale) * exp2_minus(V(scale * T(kLog2e)) * q);
+      sum = sum + V(lambda * scale) * exp2_minus(scale * T(kLog2e), q);
     }
     return sum;
   }
@@ -119,11 +119,11 @@ DMMD_INLINE void sum_rows(const FlowRows<T>& a, const Slope& slope, int row) {
   };
   const double factor = IsRadial ? -slope.factor() : slope.factor();
   int64_t begin = 0;
-  if constexpr (Slope::kIsCheap) {
-    begin = a.uniform;
+  if (Slope::kIsCheap && a.is_uniform) {
+    begin = a.count / Vec<T>::size * Vec<T>::size;
     add(Choice<false>(), 0, begin, factor * double(*a.w));
   }
-  add(Choice<true>(), begin, a.columns, factor);
+  add(Choice<true>(), begin, a.count, factor);
 }
 
 // Two rows in step: more would not fit into sixteen registers.
@@ -141,7 +141,9 @@ void with_kernel(const FlowRows<T>& a) {
     gaussian = gaussian && a.kernel[l].profile == Profile::gaussian;
   if (!gaussian) return sum_all<D, true>(a, Components<true, T>{a});
   if (a.components > 1) return sum_all<D, true>(a, Gaussians<T>{a});
-  sum_all<D, true>(a, Gaussian<T>{a});
+  if (is_normal_power(a.params[1] * T(kLog2e) * a.reach))
+    return sum_all<D, true>(a, Gaussian<true, T>{a});
+  sum_all<D, true>(a, Gaussian<false, T>{a});
 }
 
 }  // namespace

@@ -16,9 +16,10 @@ constexpr int64_t padded_d(int64_t d) { return d <= 4 ? d : kMaxFlowD; }
 template <class T>
 struct FlowRows {
   const T* z;
-  const T *x, *w;  // coordinate k of column j: x[k * pitch + j]
-  int64_t columns, pitch, d;
-  int64_t uniform;          // the first columns, whole panels, that all have the weight w[0]
+  const T *x, *w;           // coordinate k of column j: x[k * pitch + j]
+  int64_t count, pitch, d;  // columns up to the next panel have weight zero
+  T reach;                  // no |z_r - x_j|^2 is larger
+  bool is_uniform;          // all columns have the weight w[0]
   const Component* kernel;  // all radial, or all polynomial
   int64_t components;
   const T* params;  // (components, 3)

@@ -123,36 +123,52 @@ struct Powers<16> {
                                      0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
 };
 
-/// 2^-t for 0 <= t <= 127, with most of the fraction from a table: t = k + i / size + f.
+/// 2^-t for t = scale q, 0 <= t <= 127, with most of the fraction from a table: t = k + i / size +
+/// f.
 template <int size, class V>
-DMMD_INLINE V exp2_minus_by_table(V t) {
+DMMD_INLINE V exp2_minus_by_table(V scale, V q) {
   constexpr int log2_size = size == 16 ? 4 : 3;
   // This sum rounds to a multiple of 1 / size; its low bits are i and, above them, the
   // exponent field.
   const V magic(float(12582912 >> log2_size));
-  const V k_magic = magic - t;
+  const V k_magic = magic - scale * q;
   Vec<float>::Bits table;
   std::memcpy(&table, Powers<size>::bits, sizeof table);
   const auto at = k_magic.bits();
   const V power = V::from_bits((at << (23 - log2_size)) + look_up(table, at));
-  const V f = t + (k_magic - magic);
+  const V f = scale * q + (k_magic - magic);
   return power + power * (f * polynomial(f, Constants<float>::exp2_minus_near_0));
 }
 
-/// 2^-t for t >= 0, on a vector or a pack of them. What is far below the smallest normal number is
-/// 0.
-template <class V>
-DMMD_INLINE V exp2_minus(V t) {
-  if constexpr (sizeof(typename V::Element) == sizeof(float) && kTableSize > 1)
-    return exp2_minus_by_table<kTableSize>(at_most(V(127), t));
+/// Whether 2^-t is a normal number by far, for t up to `most`; not for NaN.
+template <class T>
+constexpr bool is_normal_power(T most) {
+  return most < T(Constants<T>::bias - 2);
+}
+
+/// 2^-(scale q) for scale q >= 0, on a vector or a pack of them. What is far below the smallest
+/// normal number is 0, unless IsNormal says that there is none such. An infinite q is a large one.
+template <bool IsNormal = false, class V>
+DMMD_INLINE V exp2_minus(typename V::Element scale, V q) {
   using C = Constants<typename V::Element>;
-  t = at_most(V(C::bias), t);
+  if constexpr (!IsNormal) {
+    const typename V::Element most = C::bias / scale;
+    q = at_most(V(most < C::max ? most : C::max), q);
+  }
+  if constexpr (sizeof(typename V::Element) == sizeof(float) && kTableSize > 1)
+    return exp2_minus_by_table<kTableSize>(V(scale), q);
   // The low bits of this sum are the exponent field of 2^k, k the whole number nearest to -t.
   const V magic(C::magic + C::bias);
-  const V k_magic = magic - t;
+  const V k_magic = magic - V(scale) * q;
   const V power = V::from_bits(k_magic.bits() << C::mantissa);
-  const V f = t + (k_magic - magic);
+  const V f = V(scale) * q + (k_magic - magic);
   return power + power * (f * polynomial(f, C::exp2_minus));
+}
+
+/// 2^-t for t >= 0.
+template <class V>
+DMMD_INLINE V exp2_minus(V t) {
+  return exp2_minus(typename V::Element(1), t);
 }
 
 /// 1 / sqrt(u) for u >= 0, but 0 below the smallest normal number.

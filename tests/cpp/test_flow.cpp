@@ -199,6 +199,18 @@ void test_failure(int64_t d) {
   expect(whole.x == part.x, "a flow that fails stays where it was");
 }
 
+/// How far points are, and so how exponentials are taken, does not change a bit of the others'
+/// pull.
+template <class T>
+void test_reach(int64_t d) {
+  Data<T> near(kKernels[0], {9, 40, d, 1}), far(kKernels[0], {9, 40, d, 1});
+  near.w[7] = far.w[7] = 0;
+  far.y[7 * d] = T(1e4);
+  cpu::flow(near.flow(1));
+  cpu::flow(far.flow(1));
+  expect(near.x == far.x, "a far point without weight changes nothing");
+}
+
 // -- The GPU's source on the host -----------------------------------------------------------------
 
 /// One block of threads.
@@ -343,6 +355,8 @@ int main() {
     for (int64_t d : {2, 9}) {
       test_failure<float>(d);
       test_failure<double>(d);
+      test_reach<float>(d);
+      test_reach<double>(d);
     }
     std::printf("%s: done\n", cpu::instruction_set());
   });

@@ -66,6 +66,15 @@ void test() {
            [](long double x) { return std::exp2(-x); });
   sweep<T>("exp2_minus", L::min(), 1, true, 2, one([](Vec<T> x) { return exp2_minus(x); }),
            [](long double x) { return std::exp2(-x); });
+  sweep<T>("exp2_minus of x/4", 0, 4 * (2 - L::min_exponent - 1), false, 2,
+           one([](Vec<T> x) { return exp2_minus(T(0.25), x); }),
+           [](long double x) { return std::exp2(-x / 4); });
+  sweep<T>("normal powers", 0, -L::min_exponent - 1, false, 2,
+           one([](Vec<T> x) { return exp2_minus<true>(T(1), x); }),
+           [](long double x) { return std::exp2(-x); });
+  expect("is_normal_power", T(is_normal_power(T(-L::min_exponent - 1))), T(1));
+  expect("is_normal_power", T(is_normal_power(T(-L::min_exponent + 2)) || is_normal_power(nan)),
+         T(0));
   sweep<T>("inverse_root", L::min(), L::max(), true, 2,
            one([](Vec<T> x) { return inverse_root(x); }),
            [](long double x) { return 1 / std::sqrt(x); });
@@ -95,6 +104,7 @@ void test() {
   expect("exp(nan)", exp(Vec<T>(nan)).v[0], nan);
   expect("exp2_minus(0)", exp2_minus(Vec<T>(0)).v[0], T(1));
   expect("exp2_minus(large)", exp2_minus(Vec<T>(1e30)).v[0], T(0));
+  expect("exp2_minus(tiny inf)", T(exp2_minus(L::denorm_min(), Vec<T>(inf)).v[0] > T(0.999)), T(1));
   expect("exp2_minus(inf)", exp2_minus(Vec<T>(inf)).v[0], T(0));
   expect("exp2_minus(nan)", exp2_minus(Vec<T>(nan)).v[0], nan);
   expect("inverse_root(0)", inverse_root(Vec<T>(0)).v[0], T(0));

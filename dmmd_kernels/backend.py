@@ -33,7 +33,14 @@ _MODULES = {
 }
 _PREFERENCE = {"cuda": ("triton", "reference"), "cpu": ("native", "reference")}
 _PRECISIONS = ("highest", "high")
-_TUNED = (None, "sides", "second_order", "parameters")
+# The sweeps that `regime` and `tune` know, and which of the backends' functions runs them.
+_SWEEPS = {
+    "value": "potential",
+    "gradient": "potential_grad",
+    "sides": "potential",
+    "second_order": "tangents",
+    "parameters": "params_grad",
+}
 _loaded: dict[str, ModuleType] = {}
 _warned: set[str] = set()
 
@@ -128,18 +135,30 @@ def chosen(
 
 
 def regime(
-    z: Tensor, x: Tensor, kernel: Kernel, *, grad: bool = False, precision: str = "highest"
+    z: Tensor,
+    x: Tensor,
+    kernel: Kernel,
+    *,
+    grad: bool = False,
+    op: str | None = None,
+    precision: str = "highest",
 ) -> str:
     """How "auto" sums over the pairs of z (…, n, d) and x (…, m, d), in words.
 
     On Triton the regime and its tiles: "direct" (differences), "fused" (tensor cores) or "panels"
-    (library products), for a sweep with a gradient if `grad`. Elsewhere the backend alone.
+    (library products); "sides" and "tiles" are tensor cores too. Elsewhere the backend alone.
+
+    Args:
+        grad: of `potential_grad`, not of `potential` and `mmd2`.
+        op: of neither, but of "sides", "second_order" or "parameters", as in `tune`.
+
+    Raises:
+        ValueError: op is none of these, or grad is set beside it.
     """
-    op = "potential_grad" if grad else "potential"
-    name = chosen(z, kernel, x, op=op, precision=precision)
+    what = _sweep("regime", op, grad)
+    name = chosen(z, kernel, x, op=_SWEEPS[what], precision=precision)
     if name != "triton":
         return name
-    what = "gradient" if grad else "value"
     parts = (load(name).regime(z, x, m, op=what) for m in kernel.lower(z).mixtures)
     return "triton: " + "; ".join(parts)
 
@@ -174,16 +193,11 @@ def tune(
         BackendError: the points are on the CPU, or Triton cannot run the call.
         ValueError: op is none of these, grad is set beside it, or the file is not one of tune's.
     """
-    if op not in _TUNED or (op and grad):
-        raise ValueError(
-            "tune: op must be None, 'sides', 'second_order' or 'parameters', and None with grad; "
-            f"got op={op!r}, grad={grad}"
-        )
+    what = _sweep("tune", op, grad)
     if not z.is_cuda:
         raise BackendError(
             f"tune: z must be on a CUDA GPU, where tiles can be timed; got {z.device}"
         )
-    what = op or ("gradient" if grad else "value")
     path = None if file is None else Path(file)
     parts = []
     for mixture in kernel.lower(z).mixtures:
@@ -191,6 +205,16 @@ def tune(
         with torch.cuda.device_of(z):
             parts.append(module.tune(z, x, mixture, op=what, file=path))
     return "triton: " + "; ".join(parts)
+
+
+def _sweep(asked: str, op: str | None, grad: bool) -> str:
+    """The one of _SWEEPS that is meant."""
+    if op not in (None, "sides", "second_order", "parameters") or (op and grad):
+        raise ValueError(
+            f"{asked}: op must be None, 'sides', 'second_order' or 'parameters', and None with "
+            f"grad; got op={op!r}, grad={grad}"
+        )
+    return op or ("gradient" if grad else "value")
 
 
 def report(device: torch.device) -> dict[str, str | None]:

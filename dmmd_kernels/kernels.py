@@ -39,7 +39,8 @@ class Mixture(NamedTuple):
 
     Either all radial, and one distance per pair serves every component, or all polynomial. What
     numbers tell before any tensor is read may stand behind a name, for code that knows a shortcut:
-    "gaussian:2" is the component before it squared twice, "rational_quadratic:3" has 2a = 3.
+    "gaussian:2" is the component before it squared twice, "rational_quadratic:3" has 2a = 3, and
+    "imq:=" has the weight of the one before it.
     """
 
     profiles: str
@@ -161,7 +162,7 @@ def _named(terms: tuple[Term, ...]) -> tuple[tuple[str, Term], ...]:
         return tuple((t.profile, t) for t in terms)
     last = math.inf
     width = lambda t: _known(t.scale, last) if t.profile == "gaussian" else last
-    named, before = [], math.nan
+    named, before, weight = [], math.nan, math.nan
     for term in sorted(terms, key=width):
         scale = _known(term.scale) if term.profile == "gaussian" else math.nan
         squarings = math.log2(scale / before)
@@ -170,8 +171,10 @@ def _named(terms: tuple[Term, ...]) -> tuple[tuple[str, Term], ...]:
         name = f"{term.profile}:{round(squarings)}" if is_power else term.profile
         if term.profile == "rational_quadratic" and double == double // 1:
             name = f"{term.profile}:{double:.0f}"
+        if _known(term.weight) == weight:
+            name = f"{name}=" if ":" in name else f"{name}:="
         named.append((name, term))
-        before = scale
+        before, weight = scale, _known(term.weight)
     return tuple(named)
 
 

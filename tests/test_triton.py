@@ -17,7 +17,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton.language as tl  # noqa: E402
 
-from dmmd_kernels._triton import launch  # noqa: E402
+from dmmd_kernels._triton import launch, profile  # noqa: E402
 from dmmd_kernels._triton.direct import load_columns, load_rows  # noqa: E402
 from dmmd_kernels._triton.launch import Sweep  # noqa: E402
 from dmmd_kernels._triton.profile import ROOTS, SQUARED, code, shortcuts  # noqa: E402
@@ -278,7 +278,16 @@ def test_widths_a_power_of_two_apart_share_an_exponential():
     kernel = dk.mixture([dk.gaussian(2.0**-l) for l in range(5)])
     (mixture,) = kernel.lower(torch.zeros(1, 2)).mixtures
     squared = SQUARED.value + 2
-    assert list(shortcuts(mixture).to_bytes(5, "little")) == [1, squared, squared, 1, squared]
+    assert list(shortcuts(mixture).to_bytes(6, "little")) == [1, squared, squared, 1, squared, 1]
+
+
+def test_equal_weights_are_known_from_numbers_alone():
+    known = lambda kernel: profile.has_one_weight(kernel.lower(torch.zeros(1, 2)).mixtures[0])
+    imq, narrow = 0.5 * dk.imq(1.0), 0.5 * dk.gaussian(0.3)
+    assert known(imq)
+    assert known(imq + narrow)
+    assert not known(imq + dk.gaussian(1.0))
+    assert not known(imq + torch.tensor(0.5) * dk.gaussian(1.0))
 
 
 def test_rational_quadratics_of_whole_exponents_take_roots():
@@ -286,7 +295,7 @@ def test_rational_quadratics_of_whole_exponents_take_roots():
     kernel = dk.mixture([dk.rational_quadratic(a) for a in alphas])
     (mixture,) = kernel.lower(torch.zeros(1, 2)).mixtures
     root = ROOTS.value
-    assert list(shortcuts(mixture).to_bytes(5, "little")) == [2, root + 1, root + 2, root + 5, 2]
+    assert list(shortcuts(mixture).to_bytes(6, "little")) == [2, root + 1, root + 2, root + 5, 2, 1]
 
 
 MIXTURES = {

@@ -40,6 +40,30 @@ def test_value_and_gradient_are_as_accurate_as_differences(clouds, kernel, calls
     assert [row.kind for row in calls] == ["fused", "fused"]
 
 
+UNITS = {
+    "octaves": dk.mixture([dk.gaussian(2.0**l) for l in range(5)]),
+    "weighted": dk.mixture([dk.gaussian(1.0), dk.gaussian(4.0), dk.imq(2.0)], weights=(3, 0.1, 1)),
+    "tails": dk.mixture([dk.rational_quadratic(a, 2.0) for a in (0.5, 0.3)], weights=(2, 2)),
+    "flat": dk.gaussian(torch.tensor(torch.inf)) + 2 * dk.gaussian(1.0),
+}
+
+
+@pytest.mark.parametrize("clouds", [CLOUDS["converged"], CLOUDS["digits"]])
+@pytest.mark.parametrize("kernel", UNITS.values(), ids=UNITS.keys())
+def test_distances_in_the_unit_of_the_first_component_are_accurate(kernel, clouds):
+    z, x, v, w = problem(20, 30, 12, 2, clouds=clouds)
+    (mixture,) = kernel.lower(z).mixtures
+    for op in ("potential_and_grad", "potential"):
+        assert_as_accurate(op, "triton", (z, x, w[:, :1].contiguous()), mixture)
+    assert_as_accurate("quadratic_form", "triton", (z, v, v), mixture, True)
+
+
+def test_lanes_hand_over_what_they_added_up(monkeypatch):
+    monkeypatch.setattr(fused, "LANE_COLUMNS", 64)
+    u, _, v, _ = problem(200, 1, 12, 2)
+    assert_as_accurate("quadratic_form", "triton", (u, v, v), compiled_form("gaussian", u), True)
+
+
 @pytest.mark.parametrize("d", [9, 64, 128, 200])
 def test_every_width_of_the_table_is_accurate(d, calls):
     z, x, _, w = problem(20, 70, d)
@@ -209,6 +233,17 @@ def test_the_way_a_call_takes_can_be_asked(d, grad, kind, monkeypatch):
     points = torch.zeros(3, d, device=DEVICE)
     assert dk.regime(points, points, dk.gaussian(1.0), grad=grad).startswith(f"triton: {kind}")
     assert dk.regime(points, points, dk.polynomial(2), grad=grad).startswith("triton: direct")
+
+
+@pytest.mark.parametrize(
+    ("op", "kind"), [("sides", "sides"), ("second_order", "tiles"), ("parameters", "tiles")]
+)
+def test_the_way_of_other_ops_can_be_asked(op, kind, monkeypatch):
+    monkeypatch.setattr(backend, "chosen", lambda *_, **__: "triton")
+    points = torch.zeros(3, 16, device=DEVICE)
+    assert dk.regime(points, points, dk.gaussian(1.0), op=op).startswith(f"triton: {kind}")
+    with pytest.raises(ValueError, match=f"^regime: op must be .* got op='{op}', grad=True"):
+        dk.regime(points, points, dk.gaussian(1.0), op=op, grad=True)
 
 
 def test_the_table_covers_every_dimension_on_every_gpu():

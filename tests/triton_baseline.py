@@ -313,15 +313,15 @@ def cases_of(arch: int | str) -> Iterator[tuple[str, object, dict]]:
     from dmmd_kernels._triton import fused, regimes
 
     kind = {"shared": SHARED[arch], "sm": arch if isinstance(arch, int) else 0}
-    before = regimes.device_regime, fused.LEAST_WORK
+    before = regimes.device_regime, fused.LEAST_WORK, fused.architecture
     regimes.device_regime = lambda d, grad, device, table=None: regimes.regime(
         d, grad=grad, table=table, **kind
     )
-    fused.LEAST_WORK = 0
+    fused.LEAST_WORK, fused.architecture = 0, lambda device: kind["sm"]
     try:
         yield from cases()
     finally:
-        regimes.device_regime, fused.LEAST_WORK = before
+        regimes.device_regime, fused.LEAST_WORK, fused.architecture = before
 
 
 def form(jit_kernel, values: dict) -> str:

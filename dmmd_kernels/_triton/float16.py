@@ -26,7 +26,7 @@ ROWS = 128  # clouds are padded to a multiple of this
 class Halves:
     """A split cloud: hi and lo (B, rows, width) in float16, half (B, rows) = |hi + lo|²/2.
 
-    One pass needs no lo, and half = |hi|²/2 then.
+    One pass needs no lo, and half = |hi|²/2 then. half may be in a unit of its own.
     """
 
     hi: Tensor
@@ -40,7 +40,7 @@ class Halves:
 
 @triton.jit(do_not_specialize=["n", "D", "rows", "step", "centre_step"])
 def _split_kernel(
-    x_ptr, centre_ptr, scale_ptr, hi_ptr, lo_ptr, half_ptr,
+    x_ptr, centre_ptr, scale_ptr, units_ptr, hi_ptr, lo_ptr, half_ptr,
     n, D, rows, step, centre_step,
     WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -65,7 +65,10 @@ def _split_kernel(
             rounded += lo.to(tl.float32)
             tl.store(lo_ptr + to + coords[None, :], lo)
         half += tl.sum(rounded * rounded, axis=1)
-    tl.store(half_ptr + block * rows + index, 0.5 * half)
+    half *= 0.5
+    if units_ptr is not None:
+        half *= tl.load(units_ptr + block * centre_step * 3)
+    tl.store(half_ptr + block * rows + index, half)
 
 
 def centre_and_scale(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,8 +92,18 @@ def towards_2_14(reach: Tensor) -> Tensor:
     return ((127 + exponent).clamp(1, 254) << 23).int().view(torch.float32)  # its bits
 
 
-def split(points: Tensor, centre: Tensor, scale: Tensor, width: int, passes: int) -> Halves:
-    """Halves with one block per block of the centre, or of the points if there is one centre."""
+def split(
+    points: Tensor,
+    centre: Tensor,
+    scale: Tensor,
+    width: int,
+    passes: int,
+    units: Tensor | None = None,
+) -> Halves:
+    """Halves with one block per block of the centre, or of the points if there is one centre.
+
+    With units (…, 3), half is multiplied by the first of them.
+    """
     n, d = points.shape[-2:]
     batch = torch.broadcast_shapes(points.shape[:-2], centre.shape[:-2])
     rows = triton.cdiv(n, ROWS) * ROWS
@@ -101,7 +114,7 @@ def split(points: Tensor, centre: Tensor, scale: Tensor, width: int, passes: int
     )
     with quiet(_split_kernel):
         _split_kernel[(rows // 32, batch.numel())](
-            x_ptr=points, centre_ptr=centre, scale_ptr=scale,
+            x_ptr=points, centre_ptr=centre, scale_ptr=scale, units_ptr=units,
             hi_ptr=halves.hi, lo_ptr=halves.lo, half_ptr=halves.half,
             n=n, D=d, rows=rows, step=n if points.ndim == 3 else 0,
             centre_step=1 if centre.ndim == 3 else 0,

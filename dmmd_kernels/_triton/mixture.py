@@ -44,6 +44,45 @@ def value(q, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
 
 
 @triton.jit
+def relative_value(t, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
+    """The same as `scaling.relative` has it: of t, without the factor it took out."""
+    EQUAL: tl.constexpr = (PROFILES >> (8 * L)) > 0
+    e = _exponential_of_unit(t, PROFILES % 256)
+    lam, _, a = component(params_ptr, 0)
+    k = e if PROFILES % 256 == GAUSSIAN else psi(t, a, PROFILES % 256)
+    if not EQUAL:
+        k = lam * k
+    for l in tl.static_range(1, L):
+        e = _exponential(t, e, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
+        k += _weighted_psi(t, e, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256, not EQUAL)
+    return k
+
+
+@triton.jit
+def relative_slope(t, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
+    """And its slope."""
+    EQUAL: tl.constexpr = (PROFILES >> (8 * L)) > 0
+    UNIT: tl.constexpr = LOG2_E if PROFILES % 256 == GAUSSIAN else 1.0
+    e = _exponential_of_unit(t, PROFILES % 256)
+    lam, _, a = component(params_ptr, 0)
+    k_t = -e if PROFILES % 256 == GAUSSIAN else psi_t(t, a, PROFILES % 256)
+    if not EQUAL:
+        k_t = lam * k_t
+    for l in tl.static_range(1, L):
+        e = _exponential(t, e, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256)
+        k_t += _weighted_slope(
+            t, e, params_ptr + 3 * l, (PROFILES >> (8 * l)) % 256, UNIT, not EQUAL
+        )
+    return k_t
+
+
+@triton.jit
+def _exponential_of_unit(t, PROFILE: tl.constexpr):
+    """2^-t where it is a gaussian's."""
+    return tl.exp2(-t) if PROFILE == GAUSSIAN else t
+
+
+@triton.jit
 def slope(q, params_ptr, PROFILES: tl.constexpr, L: tl.constexpr):
     """K_q = Σ λ s ψ'"""
     e = _exponential(q, q, params_ptr, PROFILES % 256)
@@ -69,19 +108,27 @@ def _exponential(q, before, params_ptr, PROFILE: tl.constexpr):
 
 
 @triton.jit
-def _weighted_psi(q, e, params_ptr, PROFILE: tl.constexpr):
-    """λ ψ(s q; a); e is the exponential of a gaussian."""
+def _weighted_psi(q, e, params_ptr, PROFILE: tl.constexpr, WEIGHTED: tl.constexpr = True):
+    """λ ψ(s q; a), or without λ; e is the exponential of a gaussian."""
     lam, s, a = component(params_ptr, 0)
     if PROFILE == GAUSSIAN or (PROFILE > SQUARED and PROFILE < ROOTS):
-        return lam * e
+        k = e
     else:
-        return lam * psi(s * q, a, PROFILE)
+        k = psi(s * q, a, PROFILE)
+    return lam * k if WEIGHTED else k
 
 
 @triton.jit
-def _weighted_slope(q, e, params_ptr, PROFILE: tl.constexpr):
-    """λ s ψ'(s q; a)"""
+def _weighted_slope(
+    q, e, params_ptr, PROFILE: tl.constexpr, UNIT: tl.constexpr = 1.0,
+    WEIGHTED: tl.constexpr = True,
+):  # fmt: skip
+    """λ s ψ'(s q; a), or without λ; times UNIT"""
     lam, s, a = component(params_ptr, 0)
+    if not WEIGHTED:
+        lam = UNIT
+    elif UNIT != 1.0:
+        lam *= UNIT
     if PROFILE == GAUSSIAN or (PROFILE > SQUARED and PROFILE < ROOTS):
         return (-lam * s) * e
     else:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dmmd_kernels._triton.direct import on_diagonal
 from dmmd_kernels._triton.float16 import ROWS, Halves
-from dmmd_kernels._triton.mixture import slope, value
+from dmmd_kernels._triton.mixture import relative_slope, relative_value
 from dmmd_kernels._triton.tensor_cores import CAPACITY, leave_near, scales, with_nan
 
 PANEL = 2048  # columns
@@ -30,7 +30,7 @@ _SIZES = ["n", "m", "n_rows", "m_rows", "s_rows", "top", "width", "base", "block
 @triton.jit(do_not_specialize=_SIZES)
 def panel_kernel(
     s_ptr, hi_ptr, lo_ptr, total_ptr, down_ptr, z_half_ptr, x_half_ptr,
-    v_ptr, w_ptr, params_ptr, floor_ptr, f_ptr, list_ptr, count_ptr,
+    v_ptr, w_ptr, params_ptr, floor_ptr, units_ptr, f_ptr, list_ptr, count_ptr,
     n, m, n_rows, m_rows, s_rows, top, width, base, blocks, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, P: tl.constexpr, PASSES: tl.constexpr,
     SKIP: tl.constexpr, SYMMETRIC: tl.constexpr, NEAR: tl.constexpr, VIA_HISTOGRAM: tl.constexpr,
@@ -49,7 +49,7 @@ def panel_kernel(
     row = block * n_rows + rows
     lines = ((block * s_rows + index) * width)[:, None]
     z_half = tl.load(z_half_ptr + row)
-    floor = tl.load(floor_ptr + block)
+    unit, floor = tl.load(units_ptr + 3 * block), tl.load(floor_ptr + block)
     f = tl.zeros([BLOCK_N], tl.float32)
     total = tl.zeros([BLOCK_N], tl.float32)
     peak = tl.zeros([BLOCK_N], tl.float32)
@@ -61,28 +61,26 @@ def panel_kernel(
         x_half = tl.load(x_half_ptr + cols, mask=exists, other=0.0)
         w = tl.load(w_ptr + cols, mask=exists, other=0.0)
         both = z_half[:, None] + x_half[None, :]
-        q = both - tl.load(s_ptr + lines + here[None, :])
+        t = both - unit * tl.load(s_ptr + lines + here[None, :])
+        other = tl.load(w_ptr + m_rows + cols, mask=exists, other=0.0) if P == 2 else w
         if PASSES == 3:
-            q, column, count = leave_near(
-                q, both, floor, rows, cols, n, m, list_ptr, count, False, NEAR, SKIP, SYMMETRIC,
-                VIA_HISTOGRAM,
+            t, w, other, count = leave_near(
+                t, both, w, other, floor, rows, cols, n, m, list_ptr, count, False,
+                NEAR, SKIP, SYMMETRIC, VIA_HISTOGRAM,
             )  # fmt: skip
         else:
-            q = tl.where(q < 0, 0.0, q)
-            column = tl.zeros([BLOCK_M], tl.int32)
-        c = tl.where(column > 0, 0.0, w)[None, :]
+            t = tl.where(t < 0, 0.0, t)
+        c = w[None, :]
         if P == 2:
-            other = tl.load(w_ptr + m_rows + cols, mask=exists, other=0.0)
             v = tl.load(v_ptr + block * n_rows * 2 + rows)
             v_other = tl.load(v_ptr + (block * 2 + 1) * n_rows + rows)
-            other = tl.where(column > 0, 0.0, other)
             c = v[:, None] * c + v_other[:, None] * other[None, :]
         if f_ptr is not None:
-            k = c * value(q, params_ptr, PROFILES, L)
+            k = c * relative_value(t, params_ptr, PROFILES, L)
             k = on_diagonal(k, rows[:, None], cols[None, :], SKIP, SYMMETRIC)
             f += tl.sum(k, axis=1)
         if hi_ptr is not None:
-            pull = c * slope(q, params_ptr, PROFILES, L)
+            pull = c * relative_slope(t, params_ptr, PROFILES, L)
             pull = on_diagonal(pull, rows[:, None], cols[None, :], SKIP, False)
             total += tl.sum(pull, axis=1)
             peak = tl.maximum(peak, tl.max(tl.abs(pull), axis=1))
@@ -95,7 +93,8 @@ def panel_kernel(
         if v_ptr is not None:
             factor *= tl.load(v_ptr + row)
     if f_ptr is not None:
-        f = tl.where(count > CAPACITY, 0.0, f * factor)  # near.py takes everything
+        f *= factor * tl.load(units_ptr + 3 * block + 1)
+        f = tl.where(count > CAPACITY, 0.0, f)  # near.py takes everything
         tl.store(f_ptr + part * n + rows, f, mask=rows < n)
     tl.store(count_ptr + place, count)
     if hi_ptr is not None:

@@ -56,11 +56,21 @@ def code(names: list[str]) -> int | None:
     return total
 
 
+def has_one_weight(kernel: Mixture) -> bool:
+    """Whether all components are known to have the same λ."""
+    return all(name.endswith("=") for name in kernel.profiles.split("+")[1:])
+
+
 def shortcuts(kernel: Mixture) -> int:
-    """The same with what is known of the parameters: one exponential for several widths."""
+    """The same with what is known of the parameters: one exponential for several widths.
+
+    A byte more where all weights are the same.
+    """
     total, squarings = code(kernel.names), 0
+    if has_one_weight(kernel):
+        total += 1 << (8 * len(kernel.names))
     for index, name in enumerate(kernel.profiles.split("+")):
-        profile, _, known = name.partition(":")
+        profile, _, known = name.rstrip("=").partition(":")
         if profile == "rational_quadratic" and known and int(known) <= _MOST_ROOTS:
             total += (ROOTS.value + int(known) - CODES[profile]) << (8 * index)
         if profile == "gaussian":

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from dmmd_kernels._triton.float16 import ROWS
 from dmmd_kernels._triton.launch import ENOUGH_PROGRAMS
+from dmmd_kernels._triton.profile import LOG2_E, has_one_weight
 from dmmd_kernels.kernels import Mixture
 
 _SMOOTH = {"gaussian", "rational_quadratic", "imq", "square_distance"}
+_LEAST_RATE = 1e-30  # s of a kernel that is flat; others are divided by it
 _LEAST_STRIP = 1024  # columns that are worth a program of their own
 LONGEST_STRIP = 8192  # columns whose tiles' sums may be added in float32
 
@@ -33,6 +35,24 @@ def scaled(
     if reach is not None:
         floor = floor.where(reach[..., 0, 0].isfinite(), -torch.inf)
     return table, floor.contiguous()
+
+
+def relative(
+    kernel: Mixture, table: Tensor, floor: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A table for distances in the unit of the first component, t = unit · q/2, the floor in that
+    unit, and (…, 3): the unit, and what sums of K and of K_t (z - x) are still to be multiplied by.
+
+    A gaussian's unit has log₂ e in it, so that it is 2^-t. Where all weights are known to be the
+    same (shortcuts) they are that factor, and no pair is multiplied by them.
+    """
+    weight, rate = table[..., 0, 0], table[..., 0, 1].clamp(min=_LEAST_RATE)
+    if not has_one_weight(kernel):
+        weight = torch.ones_like(weight)
+    unit = rate * (LOG2_E.value if kernel.names[0] == "gaussian" else 1.0)
+    columns = table[..., 0], table[..., 1] / unit[..., None], table[..., 2]
+    units = torch.stack([unit, weight, weight * rate * scale[..., 0, 0]], -1)
+    return torch.stack(columns, -1), floor * unit, units
 
 
 def strip_of(m: int, programs: int) -> int:

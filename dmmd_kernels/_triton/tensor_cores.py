@@ -17,11 +17,10 @@ those pairs from differences. So it does with tiles that meet a diagonal of whic
 import triton
 import triton.language as tl
 
-from dmmd_kernels._triton.direct import on_diagonal
-from dmmd_kernels._triton.mixture import slope, value
+from dmmd_kernels._triton.direct import add, on_diagonal
+from dmmd_kernels._triton.mixture import relative_slope, relative_value
 
 CAPACITY = tl.constexpr(512)  # columns on a list; with more, near.py takes the whole strip
-
 _SIZES = ["n", "m", "n_rows", "m_rows", "strip", "blocks", "params_step"]
 
 
@@ -54,10 +53,10 @@ def anew(index, count):
 
 @triton.jit
 def leave_near(
-    q, both, floor, rows, cols, n, m, list_ptr, count, all_columns,
+    q, both, w, other, floor, rows, cols, n, m, list_ptr, count, all_columns,
     NEAR: tl.constexpr, SKIP: tl.constexpr, SYMMETRIC: tl.constexpr, VIA_HISTOGRAM: tl.constexpr,
 ):  # fmt: skip
-    """Puts columns with a near pair, or all, on the list: (q without them, flags, how many yet)."""
+    """Puts columns with a near pair, or all, on the list: (q, weights without them, how many)."""
     slack = q - NEAR * both  # near is what lies below -floor; one fused operation
     if VIA_HISTOGRAM:
         is_any = how_many(tl.max(tl.where(slack < -floor, 1, 0), axis=0), True) > 0
@@ -65,7 +64,6 @@ def leave_near(
         is_any = tl.min(tl.min(slack, axis=1), axis=0) < -floor
     if SKIP or SYMMETRIC:
         is_any = is_any | all_columns
-    column = tl.zeros_like(cols)
     if is_any:
         near = tl.where((slack < -floor) & (rows < n)[:, None], 1, 0)
         if SKIP:
@@ -76,11 +74,13 @@ def leave_near(
         if SKIP or SYMMETRIC:
             column = tl.where(all_columns, 1, column)
         q = tl.where(column[None, :] > 0, 1.0, q)  # what is left of near pairs must be finite
+        w = tl.where(column > 0, 0.0, w)
+        other = tl.where(column > 0, 0.0, other)
         listed = tl.where(cols < m, column, 0)
         to = count + tl.cumsum(listed, axis=0) - listed
         tl.store(list_ptr + to, cols, mask=(listed > 0) & (to < CAPACITY))
         count += how_many(listed, VIA_HISTOGRAM)
-    return q, column, count
+    return q, w, other, count
 
 
 @triton.jit
@@ -93,11 +93,11 @@ def with_nan(count, sums, rows, n, VIA_HISTOGRAM: tl.constexpr):
 @triton.jit(do_not_specialize=_SIZES)
 def fused_kernel(
     z_hi_ptr, z_lo_ptr, z_half_ptr, x_hi_ptr, x_lo_ptr, x_half_ptr,
-    v_ptr, w_ptr, params_ptr, floor_ptr, unit_ptr, f_ptr, g_ptr, list_ptr, count_ptr,
+    v_ptr, w_ptr, params_ptr, floor_ptr, units_ptr, f_ptr, g_ptr, list_ptr, count_ptr,
     n, m, n_rows, m_rows, strip, blocks, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, P: tl.constexpr, PASSES: tl.constexpr,
     SKIP: tl.constexpr, SYMMETRIC: tl.constexpr, NEAR: tl.constexpr, VIA_HISTOGRAM: tl.constexpr,
-    WIDTH: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr, LANE_COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     programs = n_rows // BLOCK_N
     block = (tl.program_id(0) // programs).to(tl.int64)
@@ -107,15 +107,18 @@ def fused_kernel(
     stop = tl.minimum(first + strip, m)
     if SYMMETRIC:
         first = tl.maximum(first, top)
-    part = tl.program_id(1).to(tl.int64) * blocks + block
-    x_hi_ptr += block * m_rows * WIDTH
+    first = tl.multiple_of(first, 16)
+    part = tl.program_id(1) * blocks + tl.program_id(0) // programs
+    before = tl.multiple_of(block * m_rows, 16)
+    x_hi_ptr += before * WIDTH
     if PASSES == 3:
-        x_lo_ptr += block * m_rows * WIDTH
-    x_half_ptr += block * m_rows
-    w_ptr += block * m_rows * P
+        x_lo_ptr += before * WIDTH
+    x_half_ptr += before
+    w_ptr += before * P
+    other_ptr = w_ptr + tl.multiple_of(before + m_rows, 16) - before
     params_ptr += block * params_step * 3
     place = part * programs + tl.program_id(0) % programs
-    list_ptr += place * CAPACITY
+    list_ptr += place.to(tl.int64) * CAPACITY
 
     coords = tl.arange(0, WIDTH)
     mine = (block * n_rows + rows)[:, None] * WIDTH + coords[None, :]
@@ -123,7 +126,7 @@ def fused_kernel(
     if PASSES == 3:
         z_lo = tl.load(z_lo_ptr + mine)
     z_half = tl.load(z_half_ptr + block * n_rows + rows)
-    floor = tl.load(floor_ptr + block)
+    unit, floor = tl.load(units_ptr + 3 * block), tl.load(floor_ptr + block)
     if P == 2:
         v = tl.load(v_ptr + block * n_rows * 2 + rows)
         v_other = tl.load(v_ptr + (block * 2 + 1) * n_rows + rows)
@@ -132,8 +135,8 @@ def fused_kernel(
     total = tl.zeros([BLOCK_N], tl.float32)
     pulled = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     count = 0
-    # Two columns and two sums fill the registers: coefficients come after near pairs have left.
-    IS_LATE: tl.constexpr = P == 2 and BLOCK_M >= 64 and f_ptr is not None and g_ptr is not None
+    if LANE_COLUMNS > 0:
+        sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for start in range(first, stop, BLOCK_M):
         cols = start + tl.arange(0, BLOCK_M)
         theirs = cols.to(tl.int64)[:, None] * WIDTH + coords[None, :]
@@ -147,41 +150,35 @@ def fused_kernel(
         else:
             product = tl.dot(z_hi, tl.trans(x_hi))
         both = z_half[:, None] + x_half[None, :]
-        q = both - product
-        if not IS_LATE:
-            w = tl.load(w_ptr + cols)
-            if P == 2:
-                other = tl.load(w_ptr + m_rows + cols)
+        t = both - unit * product
+        w = tl.load(w_ptr + cols)
+        other = tl.load(other_ptr + cols) if P == 2 else w
         on_top = (start < top + BLOCK_N) & (start + BLOCK_M > top)
         if PASSES == 3:
-            q, column, count = leave_near(
-                q, both, floor, rows, cols, n, m, list_ptr, count, on_top, NEAR, SKIP, SYMMETRIC,
-                VIA_HISTOGRAM,
+            t, w, other, count = leave_near(
+                t, both, w, other, floor, rows, cols, n, m, list_ptr, count, on_top,
+                NEAR, SKIP, SYMMETRIC, VIA_HISTOGRAM,
             )  # fmt: skip
-            if IS_LATE:
-                w, other = tl.load(w_ptr + cols), tl.load(w_ptr + m_rows + cols)
-            w = tl.where(column > 0, 0.0, w)
-            if P == 2:
-                other = tl.where(column > 0, 0.0, other)
         else:
-            q = tl.where(q < 0, 0.0, q)
-            if IS_LATE:
-                w, other = tl.load(w_ptr + cols), tl.load(w_ptr + m_rows + cols)
+            t = tl.where(t < 0, 0.0, t)
         if P == 2:
             c = v[:, None] * w[None, :] + v_other[:, None] * other[None, :]
         else:
             c = w[None, :]
         if f_ptr is not None:
-            k = c * value(q, params_ptr, PROFILES, L)
+            k = c * relative_value(t, params_ptr, PROFILES, L)
             if PASSES == 1 and (SKIP or SYMMETRIC):
                 if on_top:
                     k = on_diagonal(k, rows[:, None], cols[None, :], SKIP, SYMMETRIC)
-            addend = tl.sum(k, axis=1) - lost
-            new = f + addend
-            lost = (new - f) - addend
-            f = new
+            if LANE_COLUMNS > 0:
+                sums += k
+                if (start - first) % LANE_COLUMNS == LANE_COLUMNS - BLOCK_M:
+                    f, lost = add(f, lost, tl.sum(sums, axis=1))
+                    sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+            else:
+                f, lost = add(f, lost, tl.sum(k, axis=1))
         if g_ptr is not None:
-            pull = c * slope(q, params_ptr, PROFILES, L)
+            pull = c * relative_slope(t, params_ptr, PROFILES, L)
             if PASSES == 1 and SKIP:
                 if on_top:
                     pull = on_diagonal(pull, rows[:, None], cols[None, :], SKIP, False)
@@ -199,6 +196,8 @@ def fused_kernel(
                 piece = tl.dot(hi, x_hi)
             pulled += piece * down[:, None]
 
+    if LANE_COLUMNS > 0:
+        f, _ = add(f, lost, tl.sum(sums, axis=1))
     factor = tl.full([BLOCK_N], 2.0 if SYMMETRIC else 1.0, tl.float32)
     if P == 1:
         if v_ptr is not None:
@@ -207,16 +206,16 @@ def fused_kernel(
         count = with_nan(count, f + total, rows, n, VIA_HISTOGRAM)
     is_overfull = count > CAPACITY  # near.py takes everything
     if f_ptr is not None:
-        f = tl.where(is_overfull, 0.0, f * factor)
-        tl.store(f_ptr + part * n + rows, f, mask=rows < n)
+        f = tl.where(is_overfull, 0.0, f * (factor * tl.load(units_ptr + 3 * block + 1)))
+        tl.store(f_ptr + part.to(tl.int64) * n + rows, f, mask=rows < n)
     if g_ptr is not None:
-        if IS_LATE:
-            mine = (block * n_rows + anew(rows, count))[:, None] * WIDTH + coords[None, :]
+        if P == 2 and f_ptr is not None:  # here registers are short
+            mine = (block * n_rows + rows)[:, None] * WIDTH + coords[None, :]
         z = tl.load(z_hi_ptr + mine).to(tl.float32)  # again: not held in the loop
         if PASSES == 3:
             z += tl.load(z_lo_ptr + mine).to(tl.float32)
-        factor *= tl.load(unit_ptr + block)
+        factor *= tl.load(units_ptr + 3 * block + 2)
         g = tl.where(is_overfull, 0.0, (total[:, None] * z - pulled) * factor[:, None])
-        to = (part * n + rows)[:, None] * WIDTH + coords[None, :]
+        to = (part.to(tl.int64) * n + rows)[:, None] * WIDTH + coords[None, :]
         tl.store(g_ptr + to, g, mask=(rows < n)[:, None])
     tl.store(count_ptr + place, count)

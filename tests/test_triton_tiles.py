@@ -19,7 +19,7 @@ def calls(monkeypatch) -> list:
     used: list = []
     for module, name, at in (
         (sides, "potential_of_sides", 4),
-        (second_order, "_in_tiles", 2),
+        (second_order, "_in_tiles", 0),
         (parameter_tiles, "params_grad_of_tiles", 5),
     ):
         run = getattr(module, name)
@@ -125,11 +125,23 @@ def test_second_order_leaves_the_diagonal_out_and_adds_strips(moves, monkeypatch
     assert_as_accurate("tangents", "triton", tensors, mixture, True)
 
 
-def test_both_clouds_moving_are_swept_from_differences(calls):
-    z, x, v, w = problem(9, 20, 12)
+@each_cloud
+def test_both_clouds_may_move(clouds, calls):
+    """Along directions of their own, and along one that is smooth and far from zero."""
+    z, x, v, w = problem(20, 40, 12, clouds=clouds)
     mixture = compiled_form("gaussian", z)
-    assert_as_accurate("tangents", "triton", (z, x, v, w, z, x, None), mixture)
-    assert calls == []
+    c = torch.randn_like(mixture.params)
+    wave = lambda t: 1e3 + torch.sin(t - x.mean(0))
+    for a, b in ((torch.randn_like(z), torch.randn_like(x)), (wave(z), wave(x))):
+        assert_as_accurate("tangents", "triton", (z, x, v, w, a, b, c), mixture)
+    assert [row.kind for row in calls] == 4 * ["tiles"]
+
+
+def test_moving_along_changes_nothing():
+    z, x, v, w = problem(20, 40, 20, clouds=CLOUDS["converged"])
+    a, b = torch.full_like(z, 3.0), torch.full_like(x, 3.0)
+    results = _triton.tangents(z, x, v, w, compiled_form("gaussian", z), a, b, None)
+    assert all((t == 0).all() for t in results)
 
 
 def test_blocks_of_a_batch_are_computed_as_if_alone():

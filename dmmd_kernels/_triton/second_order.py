@@ -178,7 +178,7 @@ def tangents(
 ) -> tuple[Tensor, Tensor, Tensor]:
     clouds = dict(z=z, x=x, v=v, w=w, a=a, b=b)
     if row := chosen(kernel, **clouds):
-        f, g, q = _in_tiles(kernel, c, row, skip_diagonal, wants_sums=True, **clouds)
+        f, g, q = _through_tiles(kernel, c, row, skip_diagonal, wants_sums=True, **clouds)
         return f.to(z.dtype), g.to(z.dtype).contiguous(), q.to(kernel.params.dtype)
     (n, d), p, count = z.shape[-2:], w.shape[-1], 3 * len(kernel.names)
     sides = min(triton.next_power_of_2(max(p, 1)), _SIDES)
@@ -207,7 +207,7 @@ def tangent_grad(
 ) -> Tensor:
     clouds = dict(z=z, x=x, v=v, w=w, a=a, b=b)
     if row := chosen(kernel, **clouds):
-        _, g, _ = _in_tiles(kernel, c, row, skip_diagonal, wants_sums=False, **clouds)
+        _, g, _ = _through_tiles(kernel, c, row, skip_diagonal, wants_sums=False, **clouds)
         return g.to(z.dtype).contiguous()
     return _gradient(kernel, c, skip_diagonal, **clouds).to(z.dtype)
 
@@ -228,11 +228,11 @@ def _gradient(kernel: Mixture, c: Tensor | None, skip_diagonal: bool, **clouds) 
 def chosen(kernel: Mixture, *, z, x, v, w, a, b) -> Regime | None:
     """The row of the table, or None if lanes of their own are to do it.
 
-    Tiles take one column of coefficients, one moving cloud, and enough pairs to pay.
+    Tiles take one column of coefficients, a cloud that moves, and enough pairs to pay.
     """
     (n, d), m = z.shape[-2:], x.shape[-2]
     work = 2 * d * n * m * prod(batch(z, x, v, w, kernel.params, a, b))
-    suits = kernel.is_radial and w.shape[-1] == 1 and (a is None) != (b is None)
+    suits = kernel.is_radial and w.shape[-1] == 1 and not (a is None and b is None)
     if not suits or work < max(fused.LEAST_WORK, 1):
         return None
     row = regimes.device_regime(d, True, z.device, TANGENTS)
@@ -241,16 +241,35 @@ def chosen(kernel: Mixture, *, z, x, v, w, a, b) -> Regime | None:
     return faster("second_order", row, code(kernel.names), z.device)
 
 
-def _in_tiles(
+def _through_tiles(
     kernel: Mixture, c: Tensor | None, row: Regime, skip_diagonal: bool, *, wants_sums: bool,
-    z: Tensor, x: Tensor, v: Tensor | None, w: Tensor, a: Tensor | None, b: Tensor | None,
+    a: Tensor | None, b: Tensor | None, **clouds,
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:  # fmt: skip
-    """f (…, n, 1), g (…, n, d) and the parameters' (…, L, 3) in float32, f and they if wanted."""
+    """f (…, n, 1), g (…, n, d) and the parameters' (…, L, 3) in float32, f and they if wanted.
+
+    All are linear in the directions. Of two only their difference counts, so they are centred.
+    """
+    how = clouds | dict(kernel=kernel, skip_diagonal=skip_diagonal, wants_sums=wants_sums)
+    if a is None or b is None:
+        return _in_tiles(row, at_z=b is None, a=a, b=b, c=c, **how)
+    middle = b.float().mean(-2, keepdim=True)
+    how |= dict(a=a - middle, b=b - middle)
+    first, other = (_in_tiles(row, at_z=z, c=c if z else None, **how) for z in (True, False))
+    f, g, q = (None if s is None else s + t for s, t in zip(first, other, strict=True))
+    return f, g, q
+
+
+def _in_tiles(
+    row: Regime, *, kernel: Mixture, c: Tensor | None, skip_diagonal: bool, wants_sums: bool,
+    at_z: bool, z: Tensor, x: Tensor, v: Tensor | None, w: Tensor,
+    a: Tensor | None, b: Tensor | None,
+) -> tuple[Tensor | None, Tensor, Tensor | None]:  # fmt: skip
+    """The same along a (at_z) or b. With both, near pairs are the first's (tangent_pairs.py)."""
     n, m, count = z.shape[-2], x.shape[-2], len(kernel.names)
     block = batch(z, x, v, w, kernel.params, a, b, c)
     both = frame(z, x, block)
-    direction, up = both.direction(a if b is None else b)
-    along = _along(both.z if b is None else both.x, direction)
+    direction, up = both.direction(a if at_z else b)
+    along = _along(both.z if at_z else both.x, direction)
     table, floor = both.table(kernel, row.near, grad=True)
     by_parameter = both.by_parameter()
 
@@ -267,7 +286,7 @@ def _in_tiles(
         c_ptr=None if c is None else (c * by_parameter).contiguous(),
         n=n, m=m, D=z.shape[-1], strip=strip, blocks=blocks, z_step=step(z), x_step=step(x),
         a_step=step(a), b_step=step(b), c_step=step(c), params_step=step(table),
-        PROFILES=code(kernel.names), L=count, SKIP=skip_diagonal, NEAR=row.near,
+        PROFILES=code(kernel.names), L=count, SKIP=skip_diagonal, NEAR=row.near, AT_Z=at_z,
         VIA_HISTOGRAM=via_histogram(architecture(z.device)), BLOCK_N=row.rows, BLOCK_M=row.columns,
         num_warps=row.warps, num_stages=row.stages, enable_fp_fusion=True,
     )  # fmt: skip

@@ -1,14 +1,12 @@
-"""Second order through tensor cores, where one of the two clouds moves: along a at z, or b at x.
+"""Second order through tensor cores: along a at z, or b at x; along both in two sweeps.
 
-    q/2   as in near_tiles.py
-    q̇/2   = ⟨z - x, a⟩ or -⟨z - x, b⟩, as ⟨z, a⟩ - ⟨x, a⟩ or ⟨x, b⟩ - ⟨z, b⟩: a second product
     f, Σ c ∂K̇/∂θ   sums over the tile (sums_kernel); the parameters' are added up in memory
     g     = Σⱼ Pⱼ (z - xⱼ) + Σⱼ Tⱼ (a - bⱼ), P = c ∂K̇/∂q and T = c K_q: products of their own, split
             as in tensor_cores.py (grad_kernel)
 
-One program owns BLOCK_N rows of z; of grad_kernel also CHUNK coordinates of g. Near pairs have q, q̇
-and what they add to the first sum of g from differences. Points are scaled by r and directions by
-a power of two of their own, of which only the ratio is left in q̇: `rate`.
+One program owns BLOCK_N rows of z; of grad_kernel also CHUNK coordinates of g. q and q̇ of a tile
+are those of tangent_pairs.py. What near pairs add to the first sum of g, and where both clouds move
+to the second, comes from differences.
 """
 
 import triton
@@ -17,91 +15,17 @@ import triton.language as tl
 from dmmd_kernels._triton.mixture import component, slope, tangent_slope, tangent_value, theta_dot
 from dmmd_kernels._triton.near_tiles import (
     add_to,
-    has_near,
     offsets_from,
-    products,
     program,
     split_rows,
-    streamed_products,
     sum_of_products,
     tile_of,
 )
+from dmmd_kernels._triton.tangent_pairs import difference, pairs_along, products_along
 from dmmd_kernels._triton.tensor_cores import anew
 
 _SIZES = ["n", "m", "D", "n_rows", "m_rows", "strip", "blocks", "z_step", "x_step",
           "a_step", "b_step", "c_step", "params_step"]  # fmt: skip
-
-
-@triton.jit
-def _differences(
-    z_ptr, x_ptr, a_ptr, b_ptr, row, col, D, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr
-):
-    """|z - x|² and ⟨z - x, a - b⟩ of the tile; the pointers are to it, row and col are offsets."""
-    q = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    q_dot = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for c in range(0, D):
-        diff = tl.load(z_ptr + c + row).to(tl.float32)[:, None]
-        diff = diff - tl.load(x_ptr + c + col).to(tl.float32)[None, :]
-        q += diff * diff
-        if a_ptr is not None:
-            q_dot += diff * tl.load(a_ptr + c + row).to(tl.float32)[:, None]
-        else:
-            q_dot -= diff * tl.load(b_ptr + c + col).to(tl.float32)[None, :]
-    return q, q_dot
-
-
-@triton.jit
-def _products(
-    z_hi_ptr, z_lo_ptr, x_hi_ptr, x_lo_ptr, t_hi_ptr, t_lo_ptr, lines, theirs,
-    z_hi, z_lo, t_hi, t_lo, x_hi, x_lo, MOVES_Z: tl.constexpr, WIDTH: tl.constexpr,
-    CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-):  # fmt: skip
-    """⟨z, x⟩, and ⟨a, x⟩ or ⟨z, b⟩: of the tiles, or of rows that are wider."""
-    if WIDTH == CHUNK:
-        s = products(z_hi, z_lo, x_hi, x_lo)
-        if MOVES_Z:
-            return s, products(t_hi, t_lo, x_hi, x_lo)
-        else:
-            return s, products(z_hi, z_lo, t_hi, t_lo)
-    else:
-        s = streamed_products(
-            z_hi_ptr, z_lo_ptr, x_hi_ptr, x_lo_ptr, lines, theirs,
-            WIDTH, CHUNK, BLOCK_N, BLOCK_M,
-        )  # fmt: skip
-        if MOVES_Z:
-            along = streamed_products(
-                t_hi_ptr, t_lo_ptr, x_hi_ptr, x_lo_ptr, lines, theirs,
-                WIDTH, CHUNK, BLOCK_N, BLOCK_M,
-            )  # fmt: skip
-        else:
-            along = streamed_products(
-                z_hi_ptr, z_lo_ptr, t_hi_ptr, t_lo_ptr, lines, theirs,
-                WIDTH, CHUNK, BLOCK_N, BLOCK_M,
-            )  # fmt: skip
-        return s, along
-
-
-@triton.jit
-def _pairs(
-    s, s_dot, half, z_ptr, x_ptr, a_ptr, b_ptr, x_half_ptr, along_ptr,
-    unit, rate, floor, lines, theirs, row, col, base, D,
-    NEAR: tl.constexpr, VIA_HISTOGRAM: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-):  # fmt: skip
-    """q/2 and q̇/2 of the tile, and whether they are from differences."""
-    both = half[:, None] + tl.load(x_half_ptr + theirs)[None, :]
-    q = both - s
-    if a_ptr is not None:
-        q_dot = (tl.load(along_ptr + lines)[:, None] - s_dot) * rate
-    else:
-        q_dot = (tl.load(along_ptr + theirs)[None, :] - s_dot) * rate
-    is_near = has_near(q, both, floor, NEAR, VIA_HISTOGRAM)
-    if is_near:
-        if b_ptr is not None:
-            b_ptr += base
-        q, q_dot = _differences(z_ptr, x_ptr + base, a_ptr, b_ptr, row, col, D, BLOCK_N, BLOCK_M)
-        q, q_dot = q * (0.5 * unit * unit), q_dot * (unit * unit)
-    return q, q_dot, is_near
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -111,9 +35,10 @@ def tangent_sums_kernel(
     f_ptr, q_ptr,
     n, m, D, n_rows, m_rows, strip, blocks, z_step, x_step, a_step, b_step, c_step, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, SKIP: tl.constexpr, NEAR: tl.constexpr,
-    VIA_HISTOGRAM: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
+    AT_Z: tl.constexpr, VIA_HISTOGRAM: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
+    LEAVES_NEAR: tl.constexpr = a_ptr is not None and b_ptr is not None and not AT_Z
     block, top, first, stop, part = program(n_rows, m, strip, blocks, BLOCK_N)
     rows = top + tl.arange(0, BLOCK_N)
     row = offsets_from(top, n, D, BLOCK_N)
@@ -133,7 +58,7 @@ def tangent_sums_kernel(
     x_lo_ptr += block * m_rows * WIDTH
     x_half_ptr += block * m_rows
     w_ptr += block * m_rows
-    if b_ptr is not None:
+    if not AT_Z:
         t_hi_ptr += block * m_rows * WIDTH
         t_lo_ptr += block * m_rows * WIDTH
         along_ptr += block * m_rows
@@ -141,7 +66,7 @@ def tangent_sums_kernel(
     coords = tl.arange(0, CHUNK)
     z_hi, z_lo = tile_of(z_hi_ptr, z_lo_ptr, lines, coords, WIDTH)
     t_hi, t_lo = z_hi, z_lo
-    if a_ptr is not None:
+    if AT_Z:
         t_hi, t_lo = tile_of(t_hi_ptr, t_lo_ptr, lines, coords, WIDTH)
     v = tl.full([BLOCK_N], 1.0, tl.float32)
     if v_ptr is not None:
@@ -155,18 +80,20 @@ def tangent_sums_kernel(
         theirs = cols.to(tl.int64)
         x_hi, x_lo = tile_of(x_hi_ptr, x_lo_ptr, theirs, coords, WIDTH)
         y_hi, y_lo = t_hi, t_lo
-        if b_ptr is not None:
+        if not AT_Z:
             y_hi, y_lo = tile_of(t_hi_ptr, t_lo_ptr, theirs, coords, WIDTH)
-        s, s_dot = _products(
+        s, s_dot = products_along(
             z_hi_ptr, z_lo_ptr, x_hi_ptr, x_lo_ptr, t_hi_ptr, t_lo_ptr, lines, theirs,
-            z_hi, z_lo, y_hi, y_lo, x_hi, x_lo, a_ptr is not None, WIDTH, CHUNK, BLOCK_N, BLOCK_M,
+            z_hi, z_lo, y_hi, y_lo, x_hi, x_lo, AT_Z, WIDTH, CHUNK, BLOCK_N, BLOCK_M,
         )  # fmt: skip
-        q, q_dot, _ = _pairs(
+        q, q_dot, is_near = pairs_along(
             s, s_dot, half, z_ptr, x_ptr, a_ptr, b_ptr, x_half_ptr, along_ptr,
-            unit, rate, floor, lines, theirs, row, col, base, D,
+            unit, rate, floor, lines, theirs, row, col, base, D, AT_Z, False,
             NEAR, VIA_HISTOGRAM, BLOCK_N, BLOCK_M,
         )  # fmt: skip
         w = tl.load(w_ptr + cols)[None, :]
+        if LEAVES_NEAR:
+            w = tl.where(is_near, 0.0, w)
         if SKIP:
             w = tl.where(rows[:, None] == cols[None, :], 0.0, w)
         f += tl.sum(w * tangent_value(q, q_dot, params_ptr, c_ptr, PROFILES, L), axis=1)
@@ -191,9 +118,11 @@ def tangent_grad_kernel(
     g_ptr,
     n, m, D, n_rows, m_rows, strip, blocks, z_step, x_step, a_step, b_step, c_step, params_step,
     PROFILES: tl.constexpr, L: tl.constexpr, SKIP: tl.constexpr, NEAR: tl.constexpr,
-    VIA_HISTOGRAM: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
+    AT_Z: tl.constexpr, VIA_HISTOGRAM: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
+    LEAVES_NEAR: tl.constexpr = a_ptr is not None and b_ptr is not None and not AT_Z
+    TAKES_NEAR: tl.constexpr = a_ptr is not None and b_ptr is not None and AT_Z
     block, top, first, stop, part = program(n_rows, m, strip, blocks, BLOCK_N)
     rows = top + tl.arange(0, BLOCK_N)
     row = offsets_from(top, n, D, BLOCK_N)
@@ -213,7 +142,7 @@ def tangent_grad_kernel(
     x_lo_ptr += block * m_rows * WIDTH
     x_half_ptr += block * m_rows
     w_ptr += block * m_rows
-    if b_ptr is not None:
+    if not AT_Z:
         t_hi_ptr += block * m_rows * WIDTH
         t_lo_ptr += block * m_rows * WIDTH
         along_ptr += block * m_rows
@@ -222,17 +151,17 @@ def tangent_grad_kernel(
     half = tl.load(z_half_ptr + lines)
     z_hi, z_lo = tile_of(z_hi_ptr, z_lo_ptr, lines, coords, WIDTH)
     t_hi, t_lo = z_hi, z_lo
-    if a_ptr is not None:
+    if AT_Z:
         t_hi, t_lo = tile_of(t_hi_ptr, t_lo_ptr, lines, coords, WIDTH)
     near_tiles = 0
     pull_sum = tl.zeros([BLOCK_N], tl.float32)
     twist_sum = tl.zeros([BLOCK_N], tl.float32)
     pulled = tl.zeros([BLOCK_N, CHUNK], tl.float32)
-    if b_ptr is not None:
+    if not AT_Z:
         twisted = tl.zeros([BLOCK_N, CHUNK], tl.float32)
     for start in range(first, stop, BLOCK_M):
         cols = start + tl.arange(0, BLOCK_M)
-        if b_ptr is not None or WIDTH > CHUNK:  # here registers are short
+        if not AT_Z or WIDTH > CHUNK:  # here registers are short
             again = anew(top, near_tiles)
             row = offsets_from(again, n, D, BLOCK_N)
             lines = block * n_rows + again + tl.arange(0, BLOCK_N)
@@ -241,36 +170,42 @@ def tangent_grad_kernel(
         theirs = cols.to(tl.int64)
         x_hi, x_lo = tile_of(x_hi_ptr, x_lo_ptr, theirs, coords, WIDTH)
         y_hi, y_lo = t_hi, t_lo
-        if b_ptr is not None:
+        if not AT_Z:
             y_hi, y_lo = tile_of(t_hi_ptr, t_lo_ptr, theirs, coords, WIDTH)
-        s, s_dot = _products(
+        s, s_dot = products_along(
             z_hi_ptr, z_lo_ptr, x_hi_ptr, x_lo_ptr, t_hi_ptr, t_lo_ptr, lines, theirs,
-            z_hi, z_lo, y_hi, y_lo, x_hi, x_lo, a_ptr is not None, WIDTH, CHUNK, BLOCK_N, BLOCK_M,
+            z_hi, z_lo, y_hi, y_lo, x_hi, x_lo, AT_Z, WIDTH, CHUNK, BLOCK_N, BLOCK_M,
         )  # fmt: skip
-        q, q_dot, is_near = _pairs(
+        q, q_dot, is_near = pairs_along(
             s, s_dot, half, z_ptr, x_ptr, a_ptr, b_ptr, x_half_ptr, along_ptr,
-            unit, rate, floor, lines, theirs, row, col, base, D,
+            unit, rate, floor, lines, theirs, row, col, base, D, AT_Z, AT_Z,
             NEAR, VIA_HISTOGRAM, BLOCK_N, BLOCK_M,
         )  # fmt: skip
         w = tl.load(w_ptr + cols)[None, :]
+        if LEAVES_NEAR:
+            w = tl.where(is_near, 0.0, w)
         if SKIP:
             w = tl.where(rows[:, None] == cols[None, :], 0.0, w)
         pull = w * tangent_slope(q, q_dot, params_ptr, c_ptr, PROFILES, L)
         twist = w * slope(q, params_ptr, PROFILES, L)
         near_tiles += is_near.to(tl.int32)
-        if is_near:
+        if is_near and not LEAVES_NEAR:
             tl.debug_barrier()  # what an earlier round added may be read by other threads
             to = (part * n_rows + anew(top, near_tiles) + tl.arange(0, BLOCK_N)) * WIDTH
             for c in range(chunk, tl.minimum(chunk + CHUNK, D)):
-                diff = tl.load(z_ptr + c + row).to(tl.float32)[:, None]
-                diff = diff - tl.load(x_ptr + base + c + col).to(tl.float32)[None, :]
-                add_to(g_ptr + to + c, tl.sum(pull * diff, axis=1) * unit, True)
+                pulled_near = pull * difference(z_ptr, x_ptr + base, c + row, c + col)
+                if TAKES_NEAR:
+                    turn = difference(a_ptr, b_ptr + base, c + row, c + col)
+                    pulled_near += twist * turn
+                add_to(g_ptr + to + c, tl.sum(pulled_near, axis=1) * unit, True)
             pull = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+            if TAKES_NEAR:
+                twist = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         pull_sum += tl.sum(pull, axis=1)
         hi, lo, down = split_rows(pull)
         piece = sum_of_products(hi, lo, x_hi, x_lo)
         pulled += piece * down[:, None]
-        if b_ptr is not None:
+        if not AT_Z:
             hi, lo, down = split_rows(twist)
             piece = sum_of_products(hi, lo, y_hi, y_lo)
             twisted += piece * down[:, None]
@@ -282,7 +217,7 @@ def tangent_grad_kernel(
     mine = lines[:, None] * WIDTH + coords[None, :]
     z = tl.load(z_hi_ptr + mine).to(tl.float32) + tl.load(z_lo_ptr + mine).to(tl.float32)
     g = pull_sum[:, None] * z - pulled
-    if b_ptr is not None:
+    if not AT_Z:
         g -= twisted * rate
     else:
         a = tl.load(t_hi_ptr + mine).to(tl.float32) + tl.load(t_lo_ptr + mine).to(tl.float32)

@@ -8,10 +8,10 @@ if not torch.cuda.is_available():
 import pytest
 from hypothesis import settings
 
-from tests.interpreter import patch_once_per_launch
+from tests.interpreter import quicken
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    patch_once_per_launch()
+    quicken()
 
 settings.register_profile("default", max_examples=50, deadline=None, print_blob=True)
 settings.register_profile("nightly", max_examples=500, deadline=None, print_blob=True)

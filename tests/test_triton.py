@@ -31,9 +31,9 @@ import torch
 from dmmd_kernels import _triton
 from dmmd_kernels._triton import fused, launch
 from tests.cases import compiled_form, problem
-from tests.interpreter import patch_once_per_launch
+from tests.interpreter import quicken
 
-patch_once_per_launch()
+quicken()
 libc = ctypes.CDLL(None, use_errno=True)
 kept = []
 

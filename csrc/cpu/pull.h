@@ -55,26 +55,25 @@ void pull_by_products(const Strip<T>& strip, T* s) {
   multiply_columns(strip, s);
 }
 
-/// Adds the sums of products of the first rows to gradient(row of the item), d numbers `step`
-/// apart, or to the item's f.
-template <class T, class Gradient>
-void flush(const Sweep<T>& sweep, const Item<T>& item, int64_t rows, int64_t step,
-           Gradient gradient) {
+/// Adds the sums of products to gradient(row of the item), d numbers `Step` apart, where that is
+/// not null, or to the item's f; clears them.
+template <int64_t Step, class T, class Gradient>
+void flush(const Sweep<T>& sweep, const Item<T>& item, Gradient gradient) {
   const Problem<T>& a = sweep.problem;
   const Scratch<T>& scratch = item.scratch;
   const bool radial = a.kernel[0].profile != Profile::polynomial;
   const bool sides = sweep.want == kPotential;
   const int64_t columns = sides ? a.p : a.d;
-  for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < item.row_end - item.row; ++r) {
     T* sums = scratch.sums + r * scratch.sums_pitch;
     const T* z = scratch.z + r * scratch.z_pitch;
     if (sides) {
       for (int64_t e = 0; e < columns; ++e) item.f[grouped(r, e, columns)] += double(sums[e]);
-    } else {
-      double* g = gradient(r);
+    } else if (double* g = gradient(r)) {
+      const double total = scratch.total[r];
       for (int64_t k = 0; radial && k < columns; ++k)
-        g[k * step] += scratch.total[r] * double(z[k]) - double(sums[k]);
-      for (int64_t k = 0; !radial && k < columns; ++k) g[k * step] += double(sums[k]);
+        g[k * Step] += total * double(z[k]) - double(sums[k]);
+      for (int64_t k = 0; !radial && k < columns; ++k) g[k * Step] += double(sums[k]);
     }
     scratch.total[r] = 0;
     for (int64_t k = 0; k < scratch.sums_pitch; ++k) sums[k] = T(0);
@@ -85,8 +84,7 @@ void flush(const Sweep<T>& sweep, const Item<T>& item, int64_t rows, int64_t ste
 template <class T>
 void flush(const Sweep<T>& sweep, const Item<T>& item) {
   const int64_t d = sweep.problem.d;
-  flush(sweep, item, item.row_end - item.row, kGroup,
-        [&](int64_t r) { return item.g + grouped(r, 0, d); });
+  flush<kGroup>(sweep, item, [&](int64_t r) { return item.g + grouped(r, 0, d); });
 }
 
 }  // namespace dmmd::cpu::DMMD_ISA

@@ -5,7 +5,10 @@
 // No round waits for the last pair of the one before: a pair begins when those of its parts that
 // move have had all their earlier ones, or at once where none does. Cut and order depend on sizes
 // alone, so results are bitwise equal for any number of threads.
+#include "quadratic_form.h"
+
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "workspace.h"
@@ -13,8 +16,15 @@
 namespace dmmd::cpu {
 namespace {
 
-// Parts that a cloud is cut into, if they are not too small to be worth it.
-constexpr int64_t kParts = 64;
+// Parts that a cloud is cut into, or fewer where they are worth it: to begin and to end a meeting
+// costs as much as a row of 10 to 20 pairs, for each point.
+constexpr int64_t kParts = 64, kFewParts = 16;
+
+/// Points of a part: whole tiles, two at least where that leaves enough parts.
+int64_t part_of(int64_t n, int64_t width) {
+  const auto cut = [&](int64_t parts) { return round_up((n + parts - 1) / parts, width); };
+  return std::max({cut(kParts), std::min(cut(kFewParts), 2 * width), width});
+}
 
 struct Meeting {
   int64_t rows, columns;                        // parts
@@ -68,15 +78,22 @@ void await(const std::atomic<int64_t>& count, int64_t value) {
   while (count.load(std::memory_order_acquire) != value) std::this_thread::yield();
 }
 
+/// No strip of rows lies in two tiles.
+template <class T>
+Sweep<T>& with_short_strips(Sweep<T>& sweep) {
+  sweep.regime.strip = std::min(sweep.regime.strip, sweep.width);
+  return sweep;
+}
+
 template <class T>
 class QuadraticForm {
  public:
   QuadraticForm(Sweep<T>& sweep, int threads)
-      : sweep_(sweep),
+      : sweep_(with_short_strips(sweep)),
         a_(sweep.problem),
         threads_(threads),
         packed_(sweep, false, threads),
-        part_(std::max(round_up((a_.n + kParts - 1) / kParts, sweep.width), sweep.width)),
+        part_(part_of(a_.n, sweep.width)),
         parts_((a_.n + part_ - 1) / part_),
         meetings_(parts_ * (parts_ + 1) / 2),
         each_(1 + (sweep.want & kParams ? 3 * a_.components : 0)),
@@ -112,6 +129,8 @@ class QuadraticForm {
       if (&rows != &columns) columns.fetch_add(1, std::memory_order_release);
     });
   }
+
+  Memory<double> take_gradient() { return std::move(gradient_); }
 
   void finish(T* s, T* g, T* q) const {
     for (int64_t block = 0; block < a_.blocks; ++block) {
@@ -163,16 +182,30 @@ class QuadraticForm {
   PairMemory<T> memory_;
 };
 
+template <class T>
+Problem<T> with_itself(Problem<T> a) {
+  a.x = a.z;
+  a.m = a.n;
+  return a;
+}
+
 }  // namespace
 
 template <class T>
+Memory<double> gradient_within(const Problem<T>& problem, int threads) {
+  Sweep<T> sweep = sweep_of(with_itself(problem), kGradient);
+  sweep.moving = problem.n;
+  QuadraticForm<T> form(sweep, threads);
+  form.run();
+  return form.take_gradient();
+}
+
+template <class T>
 void quadratic_form(const Problem<T>& problem, T* s, T* g, int64_t moving, T* q) {
-  Problem<T> whole = problem;
-  whole.x = whole.z;
-  whole.m = whole.n;
+  const Problem<T> whole = with_itself(problem);
   const double pairs = 0.5 * double(whole.n) * double(whole.n);
   by_blocks(whole, pairs, [&](const Problem<T>& a, int64_t block, int64_t) {
-    Sweep<T> sweep = sweep_of(a, (g ? kGradient : 0) | (q ? kParams : 0));
+    Sweep<T> sweep = sweep_of(a, kValue | (g ? kGradient : 0) | (q ? kParams : 0));
     sweep.moving = moving;
     QuadraticForm<T> form(sweep, worthwhile_threads(a, pairs));
     form.run();
@@ -180,6 +213,8 @@ void quadratic_form(const Problem<T>& problem, T* s, T* g, int64_t moving, T* q)
   });
 }
 
+template Memory<double> gradient_within(const Problem<float>&, int);
+template Memory<double> gradient_within(const Problem<double>&, int);
 template void quadratic_form(const Problem<float>&, float*, float*, int64_t, float*);
 template void quadratic_form(const Problem<double>&, double*, double*, int64_t, double*);
 

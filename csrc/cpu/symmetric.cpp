@@ -1,68 +1,11 @@
 // The quadratic form of one cloud with itself, with its gradients, over each pair once: rows of one
 // part of the cloud against columns of another. What a pair adds to the gradient of its row it
 // takes, mirrored, from that of its column; only points that move have a gradient.
-#include "pull.h"
+#include "symmetric_pass.h"
 #include "weigh.h"
 
 namespace dmmd::cpu::DMMD_ISA {
 namespace {
-
-constexpr int64_t clamp(int64_t i, int64_t least, int64_t most) {
-  return i < least ? least : i > most ? most : i;
-}
-
-template <class T>
-struct SymmetricStrip : Strip<T> {
-  const SymmetricItem<T>& pair;
-  int64_t moving_rows, moving_end;  // the first rows move, and columns before an end, in vectors
-
-  SymmetricStrip(const Sweep<T>& sweep, const SymmetricItem<T>& pair, int64_t tile, int64_t row)
-      : Strip<T>(sweep, pair.rows, tile, row), pair(pair) {
-    // Left of the diagonal a pair has been met, or will be, as its mirror image.
-    if (pair.is_diagonal && row > this->first)
-      this->begin = (row - this->first) / kLanes<T> * kLanes<T>;
-    const int64_t columns = round_to_vector<T>(clamp(sweep.moving - this->first, 0, this->end));
-    moving_rows = clamp(sweep.moving - row, 0, this->rows);
-    moving_end = clamp(columns, this->begin, this->end);
-  }
-
-  /// c_ij into a buffer of its own: 0 below the diagonal and 1/2 on it, or 0 where it is skipped.
-  void weigh_symmetric() {
-    T* own = this->buffer(1);
-    const int64_t p = this->problem().p;
-    this->sum(Product<T>{this->rows_of(this->problem().v, p), this->w()}, p, own);
-    this->c = own;
-    this->c_is_whole = true;
-    this->c_pitch = this->pitch;
-    if (!pair.is_diagonal) return;
-    for (int64_t r = 0; r < this->rows; ++r) {
-      const int64_t diagonal = this->row + r - this->first;
-      T* at = own + r * this->pitch;
-      for (int64_t j = this->begin; j < this->end && j < diagonal; ++j) at[j] = T(0);
-      if (diagonal < this->begin || diagonal >= this->end) continue;
-      at[diagonal] *= T(0.5);
-      if (!this->problem().skip_diagonal) continue;
-      at[diagonal] = this->q[r * this->pitch + diagonal] = T(0);
-    }
-  }
-};
-
-/// Whether the derivatives in lambda and scale follow from value and slope, and there is no other.
-DMMD_INLINE bool has_no_shape(Profile profile) {
-  return profile == Profile::gaussian || profile == Profile::imq || profile == Profile::laplace ||
-         profile == Profile::square_distance;
-}
-
-/// What the slope factor of the one component is a multiple of its scale by.
-template <class T>
-double slope_per_scale(const Strip<T>& strip) {
-  Parameters<T> unit = strip.parameters(0);
-  unit.scale = T(1);
-  double factor = 0;
-  with_component(strip.problem().kernel[0].profile, unit,
-                 [&](const auto& form) { factor = double(form.slope_factor); });
-  return factor;
-}
 
 /// Adds sum c K to value and, of one component, its derivatives to q; s = c dK/dq replaces the
 /// distances.
@@ -162,25 +105,16 @@ void pull_both(const SymmetricStrip<T>& strip, const T* s) {
 
 template <class T>
 void pull_both_by_products(const SymmetricStrip<T>& strip, T* s) {
-  const Item<T>& item = strip.item;
   const int64_t pitch = strip.pitch, begin = strip.begin, rows = strip.moving_rows;
-  const int64_t moving = strip.moving_end - begin, z_pitch = strip.z().pitch;
-  const int64_t lanes = round_to_vector<T>(strip.problem().d);
+  const int64_t z_pitch = strip.z().pitch;
   T* columns = strip.pair.column_sums;
   pull_near(strip, s,
             [&](int64_t j) { return j < strip.moving_end ? columns + j * z_pitch : nullptr; });
-  double* row_total = item.scratch.total + (strip.row - item.row);
+  double* row_total = strip.item.scratch.total + (strip.row - strip.item.row);
   for (int64_t r = 0; r < rows; ++r)
     row_total[r] += sum_of(s + r * pitch + begin, strip.end - begin);
   add_column_totals(s, rows, begin, strip.moving_end, pitch, strip.pair.column_total);
-  const Right<T> x{strip.sweep.x_of.tile(item.block, strip.tile) + begin * kLanes<T>,
-                   kLanes<T> * pitch, kLanes<T>};
-  multiply(Left<T>{s + begin, pitch, 1}, x, rows, strip.end - begin, lanes, strip.sums(0),
-           item.scratch.sums_pitch, true);
-  if (moving == 0) return;
-  const Right<T> z{strip.z().data, kLanes<T>, z_pitch};
-  multiply(Left<T>{s + begin, 1, pitch}, z, moving, rows, lanes, columns + begin * z_pitch, z_pitch,
-           true);
+  multiply_both(strip, s);
 }
 
 template <class T>
@@ -226,9 +160,10 @@ void flush_rows(const Sweep<T>& sweep, const SymmetricItem<T>& pair) {
   const Item<T>& item = pair.rows;
   const int64_t d = sweep.problem.d;
   const int64_t count = clamp(sweep.moving - item.row, 0, item.row_end - item.row);
-  if (sweep.regime.method == Method::products)
-    return flush(sweep, item, count, 1,
-                 [&](int64_t r) { return pair.gradient + (item.row + r) * d; });
+  const auto gradient_of = [&](int64_t r) {
+    return r < count ? pair.gradient + (item.row + r) * d : nullptr;
+  };
+  if (sweep.regime.method == Method::products) return flush<1>(sweep, item, gradient_of);
   for (int64_t r = 0; r < count; ++r)
     for (int64_t k = 0; k < d; ++k) {
       double& sum = item.g[grouped(r, k, d)];
@@ -247,6 +182,7 @@ void symmetric(const Sweep<T>& sweep, const SymmetricItem<T>& pair) {
     for (int64_t row = item.row; row < item.row_end; row += sweep.regime.strip) {
       if (pair.is_diagonal && row >= end) break;
       SymmetricStrip<T> strip(sweep, pair, tile, row);
+      if (meet_in_one_pass(strip)) continue;
       strip.measure();
       strip.weigh_symmetric();
       T* s = weigh_pairs(strip);

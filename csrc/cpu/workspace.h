@@ -183,13 +183,20 @@ class ScratchMemory {
     numbers_ = allocate<T>(product(threads, per_thread_));
     totals_ = allocate<double>(product(threads, 2, rows_));
     near_ = allocate<int32_t>(product(threads, pairs_));
-    if (!sweep.tiles) return;
-    z_halves_ = halves_of(rows_, a.d);
-    s_halves_ = halves_of(sweep.regime.strip, sweep.width);
-    halves_ = allocate<Half>(product(threads, z_halves_ + s_halves_));
+    if (sweep.tiles) {
+      z_halves_ = halves_of(rows_, a.d);
+      s_halves_ = halves_of(sweep.regime.strip, sweep.width);
+      halves_ = allocate<Half>(product(threads, z_halves_ + s_halves_));
+    }
+    std::fill_n(totals_.get(), threads * 2 * rows_, 0.0);
+    for (int worker = 0; worker < threads; ++worker) {
+      const Scratch<T> scratch = of(worker);
+      std::fill_n(scratch.zeros, zeros_, T(0));
+      std::fill_n(scratch.sums, rows_ * sums_pitch_, T(0));
+    }
   }
 
-  /// With zeros where a sweep relies on them.
+  /// With zeros where a sweep relies on them, and leaves them.
   Scratch<T> of(int worker) const {
     T* at = numbers_.get() + worker * per_thread_;
     Scratch<T> scratch;
@@ -205,9 +212,6 @@ class ScratchMemory {
     scratch.sums_pitch = sums_pitch_;
     scratch.z_tiles = halves_.get() + worker * (z_halves_ + s_halves_);
     scratch.s_tiles = scratch.z_tiles + z_halves_;
-    std::fill_n(scratch.zeros, zeros_, T(0));
-    std::fill_n(scratch.sums, rows_ * sums_pitch_, T(0));
-    std::fill_n(scratch.total, 2 * rows_, 0.0);
     return scratch;
   }
 

@@ -18,6 +18,8 @@ PARTICLES = on_cpu(
 )  # fmt: skip
 PLANE = on_cpu((200, 200, 2), (10000, 10000, 2))
 SAMPLES = on_cpu((200, 200, 2), (4096, 4096, 2), (4096, 4096, 64))
+GENERATED = on_cpu((200, 200, 2), (4096, 4096, 2), (4096, 4096, 64))
+MOVED = on_cpu((200, 200, 2), (10000, 10000, 16), (4000, 4000, 512))
 MATRIX = on_cpu((200, 200, 2), (8192, 8192, 2), (8192, 8192, 64))
 BLOCKS = on_cpu((16, 16, 4, 8), (64, 64, 16, 1024))
 
@@ -35,6 +37,16 @@ def bench_flow_of_particles_in_the_plane(measure, provider, case):
 @compare("mmd2_grad_sigma", SAMPLES)
 def bench_training(measure, provider, case):
     measure("mmd2_grad_sigma", provider, case)
+
+
+@compare("mmd2_grad_x", GENERATED)
+def bench_training_of_one_sample(measure, provider, case):
+    measure("mmd2_grad_x", provider, case)
+
+
+@compare("flow_step", MOVED)
+def bench_step_of_a_flow(measure, provider, case):
+    measure("flow_step", provider, case)
 
 
 @compare("mmd2_grad", BLOCKS)

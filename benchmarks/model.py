@@ -94,6 +94,7 @@ def work(op: str, n: int, m: int, d: int, batch: int = 0) -> Work:
         "mmd2_biased": (half, half, 0, both * d),
         # A pair pulls at both of its points.
         "mmd2_grad": (half, half, 2 * half, 2 * both * d),
+        "mmd2_grad_x": (half, half, n * both, (both + n) * d),  # pairs of samples at neither
         "mmd2_grad_sigma": (half, half, 2 * half, 2 * both * d),
         "mmd2_linear": (0, both, 0, both * d),
         # Forward one distance and one sum. Backward ⟨z, x⟩, ⟨v, x⟩ and ⟨v, z⟩ again, and two sums

@@ -70,6 +70,8 @@ class KeOps(Plain):
             u = torch.cat([x, y], -2)
             return self.potential_grad(p, x, u, for_x), self.potential_grad(p, y, u, for_y)
 
+    mmd2_grad_x = Chunked.mmd2_grad_x
+
     def sum(self, profile: str, p: Problem, z: Tensor, x: Tensor, w: Tensor, factor: str) -> Tensor:
         scale = p.sigma * 2**0.5
         formula = f"{profile.replace('T', 'SqDist(z,x)')}*{factor}"

@@ -143,6 +143,9 @@ class Plain:
     def mmd2_grad(self, p, x, y):
         return torch.autograd.grad(self.mmd2(p, x, y).sum(), (x, y))
 
+    def mmd2_grad_x(self, p, x, y):
+        return torch.autograd.grad(self.mmd2(p, x, y.detach()).sum(), x)
+
     def mmd2_grad_sigma(self, p, x, y):
         value = self.mmd2(p, x, y, p.sigma_leaf).sum()
         return torch.autograd.grad(value, (x, y, p.sigma_leaf))
@@ -206,11 +209,17 @@ class Chunked(Plain):
             for_y = torch.cat([cross.expand(n), x.new_full((m,), 2 / (m * (m - 1)))])
             return self.potential_grad(p, x, u, for_x), self.potential_grad(p, y, u, for_y)
 
+    def mmd2_grad_x(self, p, x, y):
+        n, m = x.shape[-2], y.shape[-2]
+        with torch.no_grad():
+            w = torch.cat([x.new_full((n,), 2 / (n * (n - 1))), x.new_full((m,), -2 / (n * m))])
+            return self.potential_grad(p, x, torch.cat([x, y], -2), w)
+
 
 class Compiled(Plain):
     """`expanded` under torch.compile, one compilation per problem, outside the clock."""
 
-    ops = frozenset({"potential", "witness_grad", "mmd2", "mmd2_grad", "flow"})
+    ops = frozenset({"potential", "witness_grad", "mmd2", "mmd2_grad", "mmd2_grad_x", "flow"})
 
     def __init__(self, is_allowed: Callable[[str, Problem], bool]):
         super().__init__("compiled", expanded)
@@ -224,7 +233,7 @@ class Compiled(Plain):
     def runner(self, op, p):
         torch.compiler.reset()
         compiled = Plain("compiled", expanded)
-        name = {"mmd2_grad": "mmd2", "flow": "witness_grad"}.get(op, op)
+        name = "mmd2" if op.startswith("mmd2") else {"flow": "witness_grad"}.get(op, op)
         mode = "max-autotune-no-cudagraphs" if p.case.device == "cuda" else "default"
         setattr(compiled, name, torch.compile(getattr(compiled, name), dynamic=False, mode=mode))
         return compiled.runner(op, p)

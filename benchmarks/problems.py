@@ -128,6 +128,7 @@ ROWS = {
     "mmd2_biased": (None,),
     "mmd2_linear": (None,),
     "mmd2_grad": (-2, -2),
+    "mmd2_grad_x": (-2,),
     "mmd2_grad_sigma": (-2, -2, None),
     "penalty": (-2, -2, -2),
 }
@@ -187,7 +188,8 @@ def exact(op: str, case: Case) -> tuple[Tensor, ...]:
         p, particles, u, torch.cat([_full(n, 2 / (n - 1), x), _full(m, m * cross, x)])
     )
     _, y_grad = _field(p, data, u, torch.cat([_full(n, n * cross, x), _full(m, 2 / (m - 1), x)]))
-    return (x_grad, y_grad) if op == "mmd2_grad" else (x_grad, y_grad, by_sigma)
+    grads = {"mmd2_grad": (x_grad, y_grad), "mmd2_grad_x": (x_grad,)}
+    return grads.get(op, (x_grad, y_grad, by_sigma))
 
 
 def _full(size: int, mass: float, like: Tensor) -> Tensor:

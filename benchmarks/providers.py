@@ -51,7 +51,7 @@ class Ours:
         return _unable(self.backend, p.case.device)
 
     def prepare(self, op: str, p: Problem) -> Call:
-        if op in ("mmd2_grad", "mmd2_grad_sigma", "penalty"):
+        if op in ("mmd2_grad", "mmd2_grad_x", "mmd2_grad_sigma", "penalty"):
             return partial(getattr(self, op), p)
         calls = {
             "kernel_matrix": (p.z, p.y, p.kernel),
@@ -82,6 +82,10 @@ class Ours:
 
     def mmd2_grad(self, p):
         return torch.autograd.grad(self.bind(dk.mmd2, *p.leaves, p.kernel)().sum(), p.leaves)
+
+    def mmd2_grad_x(self, p):
+        x = p.leaves[0]
+        return torch.autograd.grad(self.bind(dk.mmd2, x, p.y, p.kernel)().sum(), x)
 
     def mmd2_grad_sigma(self, p):
         value = self.bind(dk.mmd2, *p.leaves, p.formula.make(p.sigma_leaf))()

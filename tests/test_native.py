@@ -10,7 +10,7 @@ import torch
 
 import dmmd_kernels as dk
 from dmmd_kernels import backend, native, reference
-from tests.cases import CLOUDS, assert_as_accurate, compiled_form, problem
+from tests.cases import compiled_form, problem
 
 pytestmark = pytest.mark.skipif(
     backend.report(torch.device("cpu"))["native"] is not None,
@@ -71,20 +71,6 @@ def test_results_are_the_same_bits_for_any_number_of_threads(threads, dtype, d):
         threads(count)
         for got, alone in zip(every_result(z, x, v, w, mixture), expected, strict=True):
             assert torch.equal(got, alone)
-
-
-@pytest.mark.parametrize("d", [9, 20])
-@pytest.mark.parametrize("clouds", ["random", "converged", "clustered"])
-def test_a_gradient_at_the_points_of_a_cloud_meets_each_pair_once(threads, clouds, d):
-    """As accurate as elsewhere, near it and not, and the same bits for any number of threads."""
-    x, y = CLOUDS[clouds](1010, 40, d)
-    w = torch.cat([x.new_full((1010, 1), 1 / 1010), y.new_full((40, 1), -1 / 40)])
-    tensors, mixture = (x, torch.cat([x, y]), None, w), compiled_form("gaussians", x)
-    threads(2)
-    assert_as_accurate("potential_grad", "native", tensors, mixture)
-    pair = native.potential_grad(*tensors, mixture)
-    threads(1)
-    assert torch.equal(native.potential_grad(*tensors, mixture), pair)
 
 
 @pytest.mark.parametrize("d", [2, 19])

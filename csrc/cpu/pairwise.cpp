@@ -2,9 +2,7 @@
 // these up. The cut depends on the sizes alone, never on the number of threads, and sums are added
 // in the order of the items, so results are bitwise equal for any number of threads.
 #include <algorithm>
-#include <cstring>
 
-#include "quadratic_form.h"
 #include "workspace.h"
 
 namespace dmmd::cpu {
@@ -17,12 +15,10 @@ constexpr int64_t kItems = 16;
 template <class T>
 struct Results {
   T *f = nullptr, *g = nullptr, *q = nullptr;
-  const double* g_before = nullptr;  // (blocks, n, d), to which the sums of g are added
 
   Results of_block(const Problem<T>& a, int64_t block) const {
     return {f ? f + block * a.n * a.p : f, g ? g + block * a.n * a.d : g,
-            q ? q + block * 3 * a.components : q,
-            g_before ? g_before + block * a.n * a.d : g_before};
+            q ? q + block * 3 * a.components : q};
   }
 };
 
@@ -82,11 +78,8 @@ void finish_rows(const Sweep<T>& sweep, const Cut& cut, int64_t block, int64_t r
   for (int64_t i = 0; to.g && i < rows; ++i) {
     const double v = a.p == 1 && a.v ? double(a.v.block(block)[row + i]) : 1.0;
     const double factor = radial ? 2 * v : v;
-    const int64_t first = (block * a.n + row + i) * a.d;
-    for (int64_t k = 0; k < a.d; ++k) {
-      const double before = to.g_before ? to.g_before[first + k] : 0;
-      to.g[first + k] = T(factor * (before + total(cut.f + grouped(i, k, a.d))));
-    }
+    for (int64_t k = 0; k < a.d; ++k)
+      to.g[(block * a.n + row + i) * a.d + k] = T(factor * total(cut.f + grouped(i, k, a.d)));
   }
 }
 
@@ -160,36 +153,6 @@ void run(const Problem<T>& problem, int want, const Results<T>& to, T* matrix = 
   by_blocks(problem, double(problem.n) * double(problem.m), run_part);
 }
 
-// Fewer rows than these are met faster as rows than among themselves.
-constexpr int64_t kLeastAmongThemselves = 1000;
-
-/// Whether all rows are also the first columns, all of one weight, and met faster among themselves.
-template <class T>
-bool meet_themselves(const Problem<T>& a) {
-  if (a.v || a.p != 1 || a.n < kLeastAmongThemselves || a.n > a.m || a.blocks >= kManyBlocks ||
-      a.kernel[0].profile == Profile::polynomial || regime_of(a.d).method != Method::products)
-    return false;
-  for (int64_t block = 0; block < a.blocks; ++block) {
-    const T* w = a.w.block(block);
-    if (std::memcmp(a.z.block(block), a.x.block(block), size_t(a.n * a.d) * sizeof(T)) != 0 ||
-        std::any_of(w, w + a.n, [&](T weight) { return weight != *w; }))
-      return false;
-  }
-  return true;
-}
-
-/// potential_grad where each pair of the rows is met once, and then the other columns.
-template <class T>
-void gradient_among_themselves(const Problem<T>& problem, T* g) {
-  const double pairs = double(problem.n) * double(problem.m);
-  const auto within = gradient_within(problem, worthwhile_threads(problem, pairs));
-  Problem<T> rest = problem;
-  rest.m -= rest.n;
-  rest.x.data += rest.n * rest.d;
-  rest.w.data += rest.n;
-  run(sweep_of(rest, kGradient), false, Results<T>{.g = g, .g_before = within.get()}, 1);
-}
-
 }  // namespace
 
 template <class T>
@@ -199,7 +162,6 @@ void potential(const Problem<T>& problem, T* f) {
 
 template <class T>
 void potential_grad(const Problem<T>& problem, T* g) {
-  if (meet_themselves(problem)) return gradient_among_themselves(problem, g);
   run(problem, kGradient, {.g = g});
 }
 

@@ -30,11 +30,14 @@ void multiply_columns(const Strip<T>& strip, const T* s) {
     if (const TileUnit* tiles = strip.sweep.tiles) {
       const Packed<Half>& x_of = strip.sweep.x_of_tiles;
       tiles->split(s, strip.pitch, strip.rows, strip.end, scratch.s_tiles);
-      return tiles->multiply(
-          TileOperand{scratch.s_tiles, chunks_of(strip.end)},
-          TileOperand{x_of.tile(strip.item.block, strip.tile), chunks_of(strip.pitch)},
-          groups_of(strip.rows), groups_of(strip.problem().d), strip.sums(0), scratch.sums_pitch,
-          true);
+      tiles->multiply(TileOperand{scratch.s_tiles, chunks_of(strip.end)},
+                      TileOperand{x_of.tile(strip.item.block, strip.tile), chunks_of(strip.pitch)},
+                      groups_of(strip.rows), groups_of(strip.problem().d), strip.sums(0),
+                      scratch.sums_pitch, true);
+      // Of the last tile's rows beyond the item's: NaN in x makes NaN of their zeros too.
+      for (int64_t r = strip.rows; r < groups_of(strip.rows) * kTileRows; ++r)
+        for (int64_t k = 0; k < scratch.sums_pitch; ++k) strip.sums(r)[k] = T(0);
+      return;
     }
   }
   const Right<T> x{strip.sweep.x_of.tile(strip.item.block, strip.tile), kLanes<T> * strip.pitch,

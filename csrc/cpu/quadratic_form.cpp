@@ -5,10 +5,7 @@
 // No round waits for the last pair of the one before: a pair begins when those of its parts that
 // move have had all their earlier ones, or at once where none does. Cut and order depend on sizes
 // alone, so results are bitwise equal for any number of threads.
-#include "quadratic_form.h"
-
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "workspace.h"
@@ -130,8 +127,6 @@ class QuadraticForm {
     });
   }
 
-  Memory<double> take_gradient() { return std::move(gradient_); }
-
   void finish(T* s, T* g, T* q) const {
     for (int64_t block = 0; block < a_.blocks; ++block) {
       for (int64_t e = 0; e < each_; ++e) {
@@ -192,20 +187,11 @@ Problem<T> with_itself(Problem<T> a) {
 }  // namespace
 
 template <class T>
-Memory<double> gradient_within(const Problem<T>& problem, int threads) {
-  Sweep<T> sweep = sweep_of(with_itself(problem), kGradient);
-  sweep.moving = problem.n;
-  QuadraticForm<T> form(sweep, threads);
-  form.run();
-  return form.take_gradient();
-}
-
-template <class T>
 void quadratic_form(const Problem<T>& problem, T* s, T* g, int64_t moving, T* q) {
   const Problem<T> whole = with_itself(problem);
   const double pairs = 0.5 * double(whole.n) * double(whole.n);
   by_blocks(whole, pairs, [&](const Problem<T>& a, int64_t block, int64_t) {
-    Sweep<T> sweep = sweep_of(a, kValue | (g ? kGradient : 0) | (q ? kParams : 0));
+    Sweep<T> sweep = sweep_of(a, (g ? kGradient : 0) | (q ? kParams : 0));
     sweep.moving = moving;
     QuadraticForm<T> form(sweep, worthwhile_threads(a, pairs));
     form.run();
@@ -213,8 +199,6 @@ void quadratic_form(const Problem<T>& problem, T* s, T* g, int64_t moving, T* q)
   });
 }
 
-template Memory<double> gradient_within(const Problem<float>&, int);
-template Memory<double> gradient_within(const Problem<double>&, int);
 template void quadratic_form(const Problem<float>&, float*, float*, int64_t, float*);
 template void quadratic_form(const Problem<double>&, double*, double*, int64_t, double*);
 

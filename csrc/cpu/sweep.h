@@ -65,8 +65,7 @@ struct Packed {
   T* tile(int64_t block, int64_t i) const { return array.block(block) + i * inner * lanes; }
 };
 
-// kValue: the sum of a quadratic form.
-enum Want : int { kPotential = 1, kGradient = 2, kParams = 4, kMatrix = 8, kValue = 16 };
+enum Want : int { kPotential = 1, kGradient = 2, kParams = 4, kMatrix = 8 };
 
 template <class T>
 struct Sweep {

@@ -31,7 +31,7 @@ struct PassSums {
 
 /// s = c dK/dq in place of the products of points where Slope, and zero where pairs are near, which
 /// it lists. Adds to the totals of rows in the item and of columns in `columns`.
-template <bool Value, bool Slope, bool Params, class Kernel, class T>
+template <bool Slope, bool Params, class Kernel, class T>
 PassSums pass_over_products(SymmetricStrip<T>& strip, const Kernel kernel, T* columns) {
   using V = Vec<T>;
   const T* half_x = strip.half_square_of_columns();
@@ -57,7 +57,7 @@ PassSums pass_over_products(SymmetricStrip<T>& strip, const Kernel kernel, T* co
         pull = select(half.is_near, V(0), pull);
         by_q = select(half.is_near, V(0), by_q);
       }
-      if constexpr (Value) value = value + one_value;
+      value = value + one_value;
       if constexpr (Params) by_scale = by_scale + by_q;
       if constexpr (Slope) {
         const V s = factor * pull;
@@ -66,7 +66,7 @@ PassSums pass_over_products(SymmetricStrip<T>& strip, const Kernel kernel, T* co
         (V::load(columns + j) + s).store(columns + j);
       }
     }
-    if constexpr (Value) sums.value += v * sum(value);
+    sums.value += v * sum(value);
     if constexpr (Params) sums.by_scale += v * sum(by_scale);
     if constexpr (Slope) total[r] += sum(row);
   }
@@ -98,7 +98,7 @@ void meet_listed(const SymmetricStrip<T>& strip, const Kernel& kernel, PassSums&
 }
 
 /// The pass, what it left out, and the products after it.
-template <bool Value, bool Slope, bool Params, class T>
+template <bool Slope, bool Params, class T>
 bool meet_in_one_pass_for(SymmetricStrip<T>& strip) {
   return with_kernel(strip, [&](const auto& kernel) {
     strip.multiply_points();
@@ -106,7 +106,7 @@ bool meet_in_one_pass_for(SymmetricStrip<T>& strip) {
     if (strip.problem().p != 1) strip.multiply_weights();
     T* columns = strip.buffer(2);
     for (int64_t j = 0; j < strip.end; ++j) columns[j] = T(0);
-    PassSums sums = pass_over_products<Value, Slope, Params>(strip, kernel, columns);
+    PassSums sums = pass_over_products<Slope, Params>(strip, kernel, columns);
     meet_listed<Slope>(strip, kernel, sums);
     *strip.pair.value += kernel.value_factor() * sums.value;
     if constexpr (Params) {
@@ -131,11 +131,10 @@ bool meet_in_one_pass(SymmetricStrip<T>& strip) {
       (want & kParams && !is_simple) || (moves && strip.moving_rows < strip.rows))
     return false;
   if (want & kParams)
-    return moves ? meet_in_one_pass_for<true, true, true>(strip)
-                 : meet_in_one_pass_for<true, false, true>(strip);
-  if (!moves) return meet_in_one_pass_for<true, false, false>(strip);
-  return want & kValue ? meet_in_one_pass_for<true, true, false>(strip)
-                       : meet_in_one_pass_for<false, true, false>(strip);
+    return moves ? meet_in_one_pass_for<true, true>(strip)
+                 : meet_in_one_pass_for<false, true>(strip);
+  return moves ? meet_in_one_pass_for<true, false>(strip)
+               : meet_in_one_pass_for<false, false>(strip);
 }
 
 }  // namespace dmmd::cpu::DMMD_ISA

@@ -38,7 +38,7 @@ has() { python3 -c "import $1" 2>/dev/null; }
 
 # Test files that need a package this machine lacks, as FILE PACKAGE.
 left_out() {
-  timeout 10 python3 - <<'EOF'
+  timeout 15 python3 - <<'EOF'
 import importlib
 import pathlib
 
@@ -47,7 +47,7 @@ for path in sorted(pathlib.Path("tests").glob("test_*.py")):
         importlib.import_module(f"tests.{path.stem}")
     except ModuleNotFoundError as error:
         if error.name.split(".")[0] not in ("dmmd_kernels", "tests"):
-            print(path, error.name)
+            print(path, error.name, flush=True)  # a slow disk may bring it to its limit
     except BaseException:
         pass  # pytest will say it better
 EOF

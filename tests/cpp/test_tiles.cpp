@@ -149,7 +149,7 @@ naive::Results<float> run(const Problem<float>& a) {
   kernel_matrix(a, out.k.data());
   Problem<float> itself = a;
   itself.x = {}, itself.m = 0, itself.w = a.v;
-  quadratic_form(itself, out.form.data(), out.form_g.data());
+  quadratic_form(itself, out.form.data(), out.form_g.data(), a.n);
   return out;
 }
 

@@ -158,8 +158,7 @@ void kernel_matrix(const Problem<T>& problem, T* k);
 /// null, also its gradients q in the parameters (L, 3) and g in the points that move, of z the
 /// first `moving` (moving, d), all in one sweep. Fewer that move take less.
 template <class T>
-void quadratic_form(const Problem<T>& problem, T* s, T* g = nullptr, int64_t moving = 0,
-                    T* q = nullptr);
+void quadratic_form(const Problem<T>& problem, T* s, T* g, int64_t moving, T* q = nullptr);
 
 /// s = sum_i w_i (x_i - o)  (d)   and   q = sum_i w_i |x_i - o|^2
 template <class T>

@@ -49,7 +49,7 @@ Sweep<T> sweep_of(const Problem<T>& problem, int want) {
   sweep.width = columns <= 2 * width ? columns : width;
   if constexpr (__is_same(T, float))
     if (problem.high && problem.d >= kLeastTiledD) sweep.tiles = tile_unit();
-  if (sweep.tiles)
+  if (sweep.tiles)  // strips and items begin at whole tiles
     for (int64_t* rows : {&sweep.regime.strip, &sweep.regime.rows})
       *rows = *rows / kTileRows * kTileRows;
   return sweep;

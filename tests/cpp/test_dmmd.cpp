@@ -175,7 +175,7 @@ void expect_form(const std::string& what, const Problem<T>& a, const naive::Resu
   expect_near(what + "quadratic_form g", got.form_g, twice, scale * n);
   expect_near(what + "quadratic_form q", got.form_q, exact.q, scale * n * n);
   std::vector<T> value(a.blocks);
-  cpu::quadratic_form(symmetric(a), value.data());
+  cpu::quadratic_form<T>(symmetric(a), value.data(), nullptr, 0);
   expect_near(what + "quadratic_form alone", value, exact.form, scale * n * n);
   expect_moving(what, a, twice, scale);
 }

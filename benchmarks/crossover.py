@@ -1,7 +1,7 @@
 """Where plain torch is faster than C++ on this CPU, as data for backend="auto".
 
     python -m benchmarks.crossover            print it, a minute on an idle machine
-    python -m benchmarks.crossover --save     and keep it in dmmd_kernels/crossover.json
+    python -m benchmarks.crossover --save     and keep it in dmmd_kernels/backends/crossover.json
 
 `reference` is the only plain torch that obeys the accuracy rule, so it is what C++ is held against:
 every operator that meets pairs, for radial and polynomial kernels, n × n pairs of points in d
@@ -25,7 +25,7 @@ from torch import Tensor
 import dmmd_kernels as dk
 from benchmarks.probes import cpu_name
 
-FILE = Path(dk.__file__).with_name("crossover.json")
+FILE = Path(dk.__file__).parent / "backends" / "crossover.json"
 KERNELS: dict[str, Callable[[int], dk.Kernel]] = {  # of d, by which distances grow
     "radial": lambda d: dk.gaussian(d**0.5),
     "polynomial": lambda _: dk.polynomial(3),

@@ -1,6 +1,6 @@
 """MMD and its gradient flow for millions of particles, in linear memory."""
 
-from dmmd_kernels.backend import BackendError, regime, tune
+from dmmd_kernels.backends.choice import BackendError, regime, tune
 from dmmd_kernels.bandwidth import mean_sigma, median_sigma, sigma_range
 from dmmd_kernels.flows import FlowError, FlowResult, flow, flow_update, velocity
 from dmmd_kernels.kernels import (

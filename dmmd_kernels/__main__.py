@@ -7,7 +7,7 @@ import sys
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, native
+from dmmd_kernels.backends import choice, native
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         print(f"{name:13} {value}")
     print("\nbackends")
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-        for name, reason in backend.report(torch.device(device)).items():
+        for name, reason in choice.report(torch.device(device)).items():
             print(f"  {device:5} {name:10} {reason or 'ready'}")
 
 

@@ -7,7 +7,7 @@
 All particles see the old positions. With noise the gradient is read at shifted points while the
 cloud itself stays where it is; that lets particles leave flat regions of f where the plain flow
 stalls. All steps of all flows run inside the backend; where it has no flow of its own, the loop of
-motion.py runs on its gradient.
+reference_flow.py runs on its gradient.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from dmmd_kernels import motion, native_flow
-from dmmd_kernels.backend import BackendError
+from dmmd_kernels.backends import native_flow
+from dmmd_kernels.backends.choice import BackendError
 from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops import mmd2, witness_grad
 from dmmd_kernels.ops.flow_inputs import (
@@ -251,7 +251,8 @@ def flow_update(
     flat = lambda t: t.reshape(prod(batch), *z.shape[-2:]).to(dtype).contiguous()
     cloud, trail = flat(z), None if velocity is None else flat(velocity)
     has_noise = not is_zero(noise)
-    run = native_flow if backend in ("auto", "native") and _can_update(cloud, backend) else motion
+    in_cpp = backend in ("auto", "native") and _can_update(cloud, backend)
+    run = native_flow if in_cpp else reference_flow
     with torch.cuda.device_of(z):
         run.flow_update(
             cloud,

@@ -2,8 +2,8 @@
 
 A kernel is a sum of terms λ·ψ(t; a) with t = scale · q, where q is |x - y|² for radial profiles and
 ⟨x, y⟩ for polynomial ones. Compiled code receives the profile names and one row (λ, scale, a) per
-term, so adding a kernel means a constructor here, a `Profile` in profiles.py, and the same ψ in
-csrc/profile.h and _triton/profile.py.
+term, so adding a kernel means a constructor here, a `Profile` in backends/profiles.py, and the same
+ψ in csrc/profile.h and backends/_triton/profile.py.
 """
 
 import math

@@ -1,6 +1,6 @@
 // The Python module dmmd_kernels._C: one function per function of csrc/dmmd.h.
 //
-// dmmd_kernels/native.py is its only caller. It passes contiguous CPU tensors of one dtype, has
+// dmmd_kernels/backends/native.py is its only caller. It passes contiguous CPU tensors of one dtype, has
 // checked every shape, and has allocated the results.
 #include <pybind11/pybind11.h>
 

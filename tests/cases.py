@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, reference
+from dmmd_kernels.backends import choice, reference
 from dmmd_kernels.kernels import Mixture
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,7 +39,7 @@ def backends() -> list:
     """Every backend; those that cannot run on this machine are skipped, with their own reason."""
     return [
         pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=f"{name}: {reason}"))
-        for name, reason in backend.report(torch.device(DEVICE)).items()
+        for name, reason in choice.report(torch.device(DEVICE)).items()
     ]
 
 
@@ -158,7 +158,7 @@ def assert_as_accurate(op: str, name: str, tensors: tuple, mixture: Mixture, *re
     The largest error of a few sums is small by luck too often: there, plain torch counts with its
     worst of eight draws of the coefficients' signs.
     """
-    got = _results(backend.load(name), op, tensors, mixture, rest)
+    got = _results(choice.load(name), op, tensors, mixture, rest)
     plain = _results(reference, op, tensors, mixture, rest)
     exact = _in_double(op, tensors, mixture, rest)
     draws = None

@@ -17,7 +17,7 @@ def quicken() -> None:
         from triton.runtime import interpreter
     except ImportError:  # Triton is optional
         return
-    from dmmd_kernels._triton import launch as sweeps
+    from dmmd_kernels.backends._triton import launch as sweeps
 
     sweeps._GATHERED = 16
     patch, launch = getattr(interpreter, "_patch_lang", None), interpreter.GridExecutor.__call__

@@ -64,7 +64,7 @@ def main() -> None:
     torch.manual_seed(0)
     dtypes = [torch.float32] if options.device == "cuda" else [torch.float32, torch.float64]
     if options.device == "cuda":
-        from dmmd_kernels._triton import fused
+        from dmmd_kernels.backends._triton import fused
 
         fused.LEAST_WORK = 0  # tensor cores for small clouds too
     for dtype in dtypes:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, native, reference
+from dmmd_kernels.backends import choice, native, reference
 from dmmd_kernels.kernels import Mixture
 from tests.cases import (
     CLOUDS,
@@ -92,7 +92,7 @@ def test_sums(name, shape, clouds, weighted):
     w, o = v if weighted else None, x[:3].mean(0, keepdim=True)
     double = [None if t is None else t.double() for t in (x, w, o)]
     a, b = torch.randn_like(o), torch.randn_like(o[:, :1])
-    module, eps = backend.load(name), torch.finfo(torch.float32).eps
+    module, eps = choice.load(name), torch.finfo(torch.float32).eps
     got = (*module.row_sums(x, w, o), module.row_sums_grad(x, w, o, a, b))
     exact = (*reference.row_sums(*double), reference.row_sums_grad(*double, a.double(), b.double()))
     absolute = 1 if w is None else w.double().abs()
@@ -193,7 +193,7 @@ def test_blocks_and_shared_tensors(name, which):
 def test_other_dtypes(name, dtype):
     z, x, v, w = problem(20, 33, 6, dtype=dtype)
     mixture = compiled_form("gaussian", z)
-    if reason := backend.load(name).why_not(z, mixture):
+    if reason := choice.load(name).why_not(z, mixture):
         pytest.skip(f"{name}: {reason}")
     assert_as_accurate("potential", name, (z, x, w), mixture)
     assert_as_accurate("potential_grad", name, (z, x, v, w), mixture)
@@ -208,7 +208,7 @@ def test_not_a_number_poisons_its_row_and_no_other(name, bad, kernel):
     mixture = compiled_form(kernel, z)
     z[17, 1] = bad
     for op, tensors in [("potential", (z, x, w)), ("potential_grad", (z, x, None, w))]:
-        got = getattr(backend.load(name), op)(*tensors, mixture)
+        got = getattr(choice.load(name), op)(*tensors, mixture)
         expected = getattr(reference, op)(*tensors, mixture)
         assert torch.equal(got.isnan(), expected.isnan())
         assert not got[torch.arange(40, device=DEVICE) != 17].isnan().any()
@@ -220,7 +220,7 @@ def test_a_last_point_so_far_that_its_distance_overflows_counts_once(name, d):
     z, x, _, _ = problem(9, 21, d)
     x[-1] = 1e25
     mixture, w = compiled_form("energy", z), x.new_ones(21, 1)
-    assert (backend.load(name).potential(z, x, w, mixture) == -torch.inf).all()
+    assert (choice.load(name).potential(z, x, w, mixture) == -torch.inf).all()
 
 
 @each_backend
@@ -228,8 +228,8 @@ def test_a_nan_in_the_cloud_poisons_every_row(name):
     z, x, _, w = problem(40, 70, 3)
     x[33, 2] = float("nan")
     mixture = compiled_form("gaussian", z)
-    assert backend.load(name).potential(z, x, w, mixture).isnan().all()
-    assert backend.load(name).potential_grad(z, x, None, w, mixture).isnan().all()
+    assert choice.load(name).potential(z, x, w, mixture).isnan().all()
+    assert choice.load(name).potential_grad(z, x, None, w, mixture).isnan().all()
 
 
 @each_backend
@@ -237,7 +237,7 @@ def test_inputs_stay_as_they_are_and_runs_repeat_bit_for_bit(name):
     z, x, v, w = problem(70, 90, 7)
     kept = [t.clone() for t in (z, x, v, w)]
     mixture = compiled_form("gaussians", z)
-    runs = [backend.load(name).potential_grad(z, x, v, w, mixture) for _ in range(3)]
+    runs = [choice.load(name).potential_grad(z, x, v, w, mixture) for _ in range(3)]
     assert torch.equal(runs[0], runs[1])
     assert torch.equal(runs[0], runs[2])
     for before, after in zip(kept, (z, x, v, w), strict=True):
@@ -247,7 +247,7 @@ def test_inputs_stay_as_they_are_and_runs_repeat_bit_for_bit(name):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_backends_share_one_signature(function):
     signatures = {
-        name: inspect.signature(getattr(backend.load(name), function)) for name in backend._MODULES
+        name: inspect.signature(getattr(choice.load(name), function)) for name in choice._MODULES
     }
     assert len(set(signatures.values())) == 1, signatures
 
@@ -264,9 +264,9 @@ def test_a_named_backend_runs_or_raises():
 
 def test_falling_back_warns_once_and_is_an_error_when_strict(monkeypatch):
     z, x, _, w = problem(4, 6, 3)
-    preferred = backend._PREFERENCE[DEVICE][0]
-    monkeypatch.setattr(backend, "_warned", set())
-    monkeypatch.setattr(backend.load(preferred), "why_not", lambda *_: "it is switched off")
+    preferred = choice._PREFERENCE[DEVICE][0]
+    monkeypatch.setattr(choice, "_warned", set())
+    monkeypatch.setattr(choice.load(preferred), "why_not", lambda *_: "it is switched off")
     with pytest.warns(RuntimeWarning, match=f"'{preferred}' is not used: it is switched off"):
         dk.potential(z, x, w[:, 0], dk.energy())
     dk.potential(z, x, w[:, 0], dk.energy())  # a second warning would be an error here
@@ -277,11 +277,11 @@ def test_falling_back_warns_once_and_is_an_error_when_strict(monkeypatch):
 
 def test_what_auto_takes_can_be_asked():
     z = torch.zeros(3, 2, device=DEVICE)
-    able = [n for n in backend._PREFERENCE[DEVICE] if backend.report(z.device)[n] is None]
-    assert backend.chosen(z, dk.gaussian(1.0)) == able[0]
+    able = [n for n in choice._PREFERENCE[DEVICE] if choice.report(z.device)[n] is None]
+    assert choice.chosen(z, dk.gaussian(1.0)) == able[0]
     rows = "native" if DEVICE == "cpu" else "reference"  # a linear kernel has no pairs
-    assert backend.chosen(z, dk.linear()) == rows
-    assert backend.chosen(z, dk.linear(), op="potential") == "reference"
+    assert choice.chosen(z, dk.linear()) == rows
+    assert choice.chosen(z, dk.linear(), op="potential") == "reference"
 
 
 needs_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="it is CPUs that have a table of crossovers")
@@ -301,8 +301,8 @@ def test_auto_takes_plain_torch_where_the_table_says_it_is_faster(
     m, d, kernel, expected, monkeypatch
 ):
     rows = [[3, 12, 15], [8, 1, 0]]  # 12 to 15 pairs, for d from 3 to 7
-    table = backend.Crossover.read({"radial": {"potential": rows}, "polynomial": {}})
-    monkeypatch.setattr(backend, "_crossover", table)
+    table = choice.Crossover.read({"radial": {"potential": rows}, "polynomial": {}})
+    monkeypatch.setattr(choice, "_crossover", table)
     calls = []
     for module in (native, reference):
         own = partial(lambda module, *_: calls.append(module) or torch.ones(3, 1), module)
@@ -310,8 +310,8 @@ def test_auto_takes_plain_torch_where_the_table_says_it_is_faster(
     z, x = torch.ones(3, d), torch.ones(m, d)
     dk.potential(z, x, torch.ones(m, 1), kernel)
     dk.potential(z, x, torch.ones(m, 1), kernel, backend="native")
-    assert calls == [backend.load(expected), native]
-    assert backend.chosen(z, kernel, x, op="potential") == expected
+    assert calls == [choice.load(expected), native]
+    assert choice.chosen(z, kernel, x, op="potential") == expected
 
 
 @needs_cpu
@@ -330,11 +330,11 @@ def test_plain_torch_repeats_bit_for_bit_where_auto_may_take_it(op):
 
 @needs_cpu
 def test_the_table_is_what_the_benchmark_writes():
-    assert set(backend._crossover.rows) <= set(product(FUNCTIONS, (True, False)))
-    for rows in backend._crossover.rows.values():
+    assert set(choice._crossover.rows) <= set(product(FUNCTIONS, (True, False)))
+    for rows in choice._crossover.rows.values():
         assert all(d >= 1 and least >= 1 for d, least, _ in rows)
         assert any(least <= most for _, least, most in rows), "a row that changes nothing"
-        assert rows[-1][0] >= backend._crossover.least_d
+        assert rows[-1][0] >= choice._crossover.least_d
 
 
 def test_the_clouds_are_hard():

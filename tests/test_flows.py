@@ -16,15 +16,15 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, native_flow
+from dmmd_kernels.backends import choice, native_flow
+from dmmd_kernels.backends.philox import normals
 from dmmd_kernels.ops import flow_run
-from dmmd_kernels.philox import normals
 from tests.cases import DEVICE, KERNELS, each_backend, each_kernel, problem
 
 MASK = 0xFFFFFFFF
 needs_native = pytest.mark.skipif(
-    backend.report(torch.device("cpu"))["native"] is not None,
-    reason=f"native: {backend.report(torch.device('cpu'))['native']}",
+    choice.report(torch.device("cpu"))["native"] is not None,
+    reason=f"native: {choice.report(torch.device('cpu'))['native']}",
 )
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend, native, reference
+from dmmd_kernels.backends import choice, native, reference
 from tests.cases import compiled_form, problem
 
 pytestmark = pytest.mark.skipif(
-    backend.report(torch.device("cpu"))["native"] is not None,
-    reason=f"native: {backend.report(torch.device('cpu'))['native']}",
+    choice.report(torch.device("cpu"))["native"] is not None,
+    reason=f"native: {choice.report(torch.device('cpu'))['native']}",
 )
 
 
@@ -188,7 +188,7 @@ for d in (2, 21):
 
 
 def test_an_unknown_instruction_set_is_an_error():
-    script = "import dmmd_kernels.native as n; n.describe()"
+    script = "import dmmd_kernels.backends.native as n; n.describe()"
     with pytest.raises(AssertionError, match="DMMD_ISA must be one of"):
         run(script, DMMD_ISA="mmx")
 

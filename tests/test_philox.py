@@ -4,14 +4,14 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend
-from dmmd_kernels.philox import normals, words
+from dmmd_kernels.backends import choice
+from dmmd_kernels.backends.philox import normals, words
 from tests.cases import problem
 
 MASK = 0xFFFFFFFF
 needs_native = pytest.mark.skipif(
-    backend.report(torch.device("cpu"))["native"] is not None,
-    reason=f"native: {backend.report(torch.device('cpu'))['native']}",
+    choice.report(torch.device("cpu"))["native"] is not None,
+    reason=f"native: {choice.report(torch.device('cpu'))['native']}",
 )
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import backend
+from dmmd_kernels.backends import choice
 from tests.cases import KERNELS
 
-NATIVE = backend.report(torch.device("cpu"))["native"] is None
+NATIVE = choice.report(torch.device("cpu"))["native"] is None
 
 each_kernel = pytest.mark.parametrize("name", ["gaussian", "linear", "polynomial", "gaussians"])
 
@@ -137,7 +137,7 @@ def test_inputs_are_still_checked():
 
 def test_the_backend_is_that_of_the_joint_sample(monkeypatch):
     table = {"radial": {"quadratic_form": [[1, 36, 36]]}, "polynomial": {}}
-    monkeypatch.setattr(backend, "_crossover", backend.Crossover.read(table))
+    monkeypatch.setattr(choice, "_crossover", choice.Crossover.read(table))
     kernel = kernel_of("gaussian")
     for n in (2, 3, 4):
         dk.mmd2(*samples(n, 3), kernel)

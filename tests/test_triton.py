@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import _triton, reference
+from dmmd_kernels.backends import _triton, reference
 from dmmd_kernels.kernels import Mixture
 from tests.cases import CLOUDS, DEVICE, assert_as_accurate, compiled_form, problem
 
@@ -17,10 +17,10 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton.language as tl  # noqa: E402
 
-from dmmd_kernels._triton import launch, profile  # noqa: E402
-from dmmd_kernels._triton.direct import load_columns, load_rows  # noqa: E402
-from dmmd_kernels._triton.launch import Sweep  # noqa: E402
-from dmmd_kernels._triton.profile import ROOTS, SQUARED, code, shortcuts  # noqa: E402
+from dmmd_kernels.backends._triton import launch, profile  # noqa: E402
+from dmmd_kernels.backends._triton.direct import load_columns, load_rows  # noqa: E402
+from dmmd_kernels.backends._triton.launch import Sweep  # noqa: E402
+from dmmd_kernels.backends._triton.profile import ROOTS, SQUARED, code, shortcuts  # noqa: E402
 
 on_cpu = pytest.mark.skipif(DEVICE == "cuda", reason="needs Triton's interpreter")
 
@@ -29,7 +29,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import torch
 from dmmd_kernels import _triton
-from dmmd_kernels._triton import fused, launch
+from dmmd_kernels.backends._triton import fused, launch
 from tests.cases import compiled_form, problem
 from tests.interpreter import quicken
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import _triton, backend, reference
+from dmmd_kernels.backends import _triton, choice, reference
 from tests.cases import CLOUDS, DEVICE, assert_as_accurate, compiled_form, problem
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
-from dmmd_kernels._triton import fused, panels, regimes, scaling  # noqa: E402
-from dmmd_kernels._triton.float16 import centre_and_scale, split  # noqa: E402
+from dmmd_kernels.backends._triton import fused, panels, regimes, scaling  # noqa: E402
+from dmmd_kernels.backends._triton.float16 import centre_and_scale, split  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +229,7 @@ def test_panels_are_as_accurate_as_differences(clouds, monkeypatch, request, cal
     ("d", "grad", "kind"), [(8, True, "direct"), (9, False, "fused"), (200, True, "panels")]
 )
 def test_the_way_a_call_takes_can_be_asked(d, grad, kind, monkeypatch):
-    monkeypatch.setattr(backend, "chosen", lambda *_, **__: "triton")
+    monkeypatch.setattr(choice, "chosen", lambda *_, **__: "triton")
     points = torch.zeros(3, d, device=DEVICE)
     assert dk.regime(points, points, dk.gaussian(1.0), grad=grad).startswith(f"triton: {kind}")
     assert dk.regime(points, points, dk.polynomial(2), grad=grad).startswith("triton: direct")
@@ -239,7 +239,7 @@ def test_the_way_a_call_takes_can_be_asked(d, grad, kind, monkeypatch):
     ("op", "kind"), [("sides", "sides"), ("second_order", "tiles"), ("parameters", "tiles")]
 )
 def test_the_way_of_other_ops_can_be_asked(op, kind, monkeypatch):
-    monkeypatch.setattr(backend, "chosen", lambda *_, **__: "triton")
+    monkeypatch.setattr(choice, "chosen", lambda *_, **__: "triton")
     points = torch.zeros(3, 16, device=DEVICE)
     assert dk.regime(points, points, dk.gaussian(1.0), op=op).startswith(f"triton: {kind}")
     with pytest.raises(ValueError, match=f"^regime: op must be .* got op='{op}', grad=True"):

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import _triton, reference
+from dmmd_kernels.backends import _triton, reference
 from tests.cases import CLOUDS, DEVICE, assert_as_accurate, compiled_form, each_cloud, problem
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
-from dmmd_kernels._triton import fused, parameter_tiles, scaling, second_order, sides  # noqa: E402
+from dmmd_kernels.backends._triton import fused, parameter_tiles, scaling, second_order, sides  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

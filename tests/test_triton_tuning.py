@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import _triton
+from dmmd_kernels.backends import _triton
 from tests.cases import DEVICE, assert_as_accurate, compiled_form, problem
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton.runtime.errors import OutOfResources  # noqa: E402
 
-from dmmd_kernels._triton import (  # noqa: E402
+from dmmd_kernels.backends._triton import (  # noqa: E402
     fused,
     parameter_tiles,
     regimes,

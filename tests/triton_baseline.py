@@ -118,7 +118,7 @@ def all_of_mixtures(z, x, w) -> Iterator[tuple[str, object, dict]]:
 
 def launches(label: str, op: str, *arguments, **options) -> Iterator[tuple[str, object, dict]]:
     """What calling the op launches."""
-    from dmmd_kernels import _triton
+    from dmmd_kernels.backends import _triton
 
     with recorded_launches() as recorded:
         getattr(_triton, op)(*arguments, **options)
@@ -161,7 +161,7 @@ def compiled(jit_kernel, values: dict, arch: int | str):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from dmmd_kernels._triton import regimes
+    from dmmd_kernels.backends._triton import regimes
 
     pointers = {
         torch.float32: "*fp32",
@@ -315,7 +315,7 @@ def _cost_of(label: str) -> dict:
 
 def cases_of(arch: int | str) -> Iterator[tuple[str, object, dict]]:
     """The cases as a GPU of this kind would launch them."""
-    from dmmd_kernels._triton import fused, regimes
+    from dmmd_kernels.backends._triton import fused, regimes
 
     kind = {"shared": SHARED[arch], "sm": arch if isinstance(arch, int) else 0}
     before = regimes.device_regime, fused.LEAST_WORK, fused.architecture

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dmmd_kernels import motion, native_flow, reference
-from dmmd_kernels.backend import BackendError, pick
+from dmmd_kernels.backends import native_flow, reference, reference_flow
+from dmmd_kernels.backends.choice import BackendError, pick
 from dmmd_kernels.kernels import Kernel, Lowered
 from dmmd_kernels.ops.checks import common_batch
 from dmmd_kernels.ops.flow_inputs import blocks, is_zero
@@ -175,10 +175,10 @@ def _constant(value: float, steps: int, dtype: torch.dtype) -> Tensor:
 
 
 def _function(backend: str, x: Tensor, kernel: Lowered, precision: str) -> Callable[..., None]:
-    """The flow of the first able backend, or motion.py's loop on its gradient."""
+    """The flow of the first able backend, or reference_flow.py's loop on its gradient."""
     if not kernel.mixtures:
         # Closed forms: linear kernels have no pairs.
-        return partial(motion.flow, potential_grad=reference.potential_grad)
+        return partial(reference_flow.flow, potential_grad=reference.potential_grad)
     if backend in ("auto", "native"):
         reason = native_flow.why_no_flow(x, kernel)
         if reason is None:
@@ -187,4 +187,4 @@ def _function(backend: str, x: Tensor, kernel: Lowered, precision: str) -> Calla
             raise BackendError(f"backend='native' cannot run this call: {reason}")
     module = pick(backend, x, kernel.mixtures[0], precision)
     gradient = partial(module.potential_grad, precision=precision)
-    return partial(motion.flow, potential_grad=gradient)
+    return partial(reference_flow.flow, potential_grad=gradient)

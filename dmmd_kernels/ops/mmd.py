@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmd_kernels.clouds import joined
+from dmmd_kernels.backends.clouds import joined
 from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_tracing
 from dmmd_kernels.ops import moments, operators
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch

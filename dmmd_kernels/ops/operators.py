@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dmmd_kernels.clouds import joined
+from dmmd_kernels.backends.clouds import joined
 from dmmd_kernels.ops.register import Operator
 
 

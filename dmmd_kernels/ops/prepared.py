@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
-from dmmd_kernels.backend import pick
+from dmmd_kernels.backends.choice import pick
 from dmmd_kernels.kernels import PLAIN, Kernel, Lowered, Mixture, is_tracing
 from dmmd_kernels.ops import operators
 from dmmd_kernels.ops.register import Operator

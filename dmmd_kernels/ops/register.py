@@ -20,7 +20,7 @@ from torch._C._functorch import unwrap_if_dead
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
-from dmmd_kernels.backend import pick
+from dmmd_kernels.backends.choice import pick
 from dmmd_kernels.kernels import PLAIN, Mixture
 
 _HOW = "str profiles, bool skip_diagonal, str precision, str backend"

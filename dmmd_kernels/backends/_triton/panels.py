@@ -16,10 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton.direct import on_diagonal
-from dmmd_kernels._triton.float16 import ROWS, Halves
-from dmmd_kernels._triton.mixture import relative_slope, relative_value
-from dmmd_kernels._triton.tensor_cores import CAPACITY, leave_near, scales, with_nan
+from dmmd_kernels.backends._triton.direct import on_diagonal
+from dmmd_kernels.backends._triton.float16 import ROWS, Halves
+from dmmd_kernels.backends._triton.mixture import relative_slope, relative_value
+from dmmd_kernels.backends._triton.tensor_cores import CAPACITY, leave_near, scales, with_nan
 
 PANEL = 2048  # columns
 _ENTRIES = 2**26  # of a panel: 256 MB, and as much again for W

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmmd_kernels.backends.native import library, of_kernel, parsed, why_not_loaded
 from dmmd_kernels.kernels import Lowered, Mixture
-from dmmd_kernels.native import library, of_kernel, parsed, why_not_loaded
 
 
 def why_no_flow(x: Tensor, kernel: Lowered | None) -> str | None:
@@ -50,7 +50,7 @@ def flow(
     first_step: int = 0,
     first_flow: int = 0,
 ) -> None:
-    """As motion.flow, also of one flow without B; on a GPU queued on the current stream."""
+    """As reference_flow.flow, also of one flow without B; on a GPU queued on the current stream."""
     radial, polynomial = _radial_and_polynomial(kernel)
     motion = library().Motion(momentum, max_norm or 0.0, seed, first_flow, first_step)
     task = (x, velocity, y, w, *radial, *polynomial, step_size, noise, motion, failed)

@@ -7,7 +7,7 @@ take a direction: q̇, and θ̇ in a table like that of the parameters (None mea
 import triton
 import triton.language as tl
 
-from dmmd_kernels._triton.profile import (
+from dmmd_kernels.backends._triton.profile import (
     GAUSSIAN,
     LOG2_E,
     ROOTS,

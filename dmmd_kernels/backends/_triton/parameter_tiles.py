@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton import fused, regimes
-from dmmd_kernels._triton.launch import batch, quiet
-from dmmd_kernels._triton.mixture import component, theta
-from dmmd_kernels._triton.near_tiles import (
+from dmmd_kernels.backends._triton import fused, regimes
+from dmmd_kernels.backends._triton.launch import batch, quiet
+from dmmd_kernels.backends._triton.mixture import component, theta
+from dmmd_kernels.backends._triton.near_tiles import (
     add_to,
     frame,
     has_near,
@@ -22,10 +22,10 @@ from dmmd_kernels._triton.near_tiles import (
     square_distances,
     tile_of,
 )
-from dmmd_kernels._triton.profile import code
-from dmmd_kernels._triton.regimes import PARAMETERS, Regime, architecture, via_histogram
-from dmmd_kernels._triton.scaling import LONGEST_STRIP, padded, step, strip_of
-from dmmd_kernels._triton.tuning import faster
+from dmmd_kernels.backends._triton.profile import code
+from dmmd_kernels.backends._triton.regimes import PARAMETERS, Regime, architecture, via_histogram
+from dmmd_kernels.backends._triton.scaling import LONGEST_STRIP, padded, step, strip_of
+from dmmd_kernels.backends._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
 _SIZES = [

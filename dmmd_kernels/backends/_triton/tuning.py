@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from triton.runtime.errors import OutOfResources
 
-from dmmd_kernels._triton.regimes import Regime, architecture
+from dmmd_kernels.backends._triton.regimes import Regime, architecture
 
 _FASTER: dict[str, Regime] = {}
 _ROUNDS = 7

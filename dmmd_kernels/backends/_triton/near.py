@@ -8,9 +8,9 @@ strip is near: the other program has then left everything out, and this one take
 import triton
 import triton.language as tl
 
-from dmmd_kernels._triton.direct import add, on_diagonal
-from dmmd_kernels._triton.mixture import slope, value
-from dmmd_kernels._triton.tensor_cores import CAPACITY
+from dmmd_kernels.backends._triton.direct import add, on_diagonal
+from dmmd_kernels.backends._triton.mixture import slope, value
+from dmmd_kernels.backends._triton.tensor_cores import CAPACITY
 
 _SIZES = [
     "n", "m", "D", "g_width", "n_rows", "m_rows", "strip", "base", "blocks",

@@ -21,7 +21,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dmmd_kernels._triton.profile import code
+from dmmd_kernels.backends._triton.profile import code
 from dmmd_kernels.kernels import Mixture
 
 ALIGNMENT = 16  # points; a pitch is a multiple of it

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton.launch import quiet
+from dmmd_kernels.backends._triton.launch import quiet
 
 ROWS = 128  # clouds are padded to a multiple of this
 

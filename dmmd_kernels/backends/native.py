@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmd_kernels.clouds import joined
+from dmmd_kernels.backends.clouds import joined
 from dmmd_kernels.kernels import Mixture, component_names
 
 _HALVES = (torch.float16, torch.bfloat16)

@@ -17,8 +17,8 @@ those pairs from differences. So it does with tiles that meet a diagonal of whic
 import triton
 import triton.language as tl
 
-from dmmd_kernels._triton.direct import add, on_diagonal
-from dmmd_kernels._triton.mixture import relative_slope, relative_value
+from dmmd_kernels.backends._triton.direct import add, on_diagonal
+from dmmd_kernels.backends._triton.mixture import relative_slope, relative_value
 
 CAPACITY = tl.constexpr(512)  # columns on a list; with more, near.py takes the whole strip
 _SIZES = ["n", "m", "n_rows", "m_rows", "strip", "blocks", "params_step"]

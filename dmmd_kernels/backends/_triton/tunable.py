@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dmmd_kernels._triton import fused, parameter_tiles, second_order, sides
-from dmmd_kernels._triton.pairwise import potential, potential_grad
-from dmmd_kernels._triton.profile import code, shortcuts
-from dmmd_kernels._triton.regimes import Regime
-from dmmd_kernels._triton.sums import params_grad
+from dmmd_kernels.backends._triton import fused, parameter_tiles, second_order, sides
+from dmmd_kernels.backends._triton.pairwise import potential, potential_grad
+from dmmd_kernels.backends._triton.profile import code, shortcuts
+from dmmd_kernels.backends._triton.regimes import Regime
+from dmmd_kernels.backends._triton.sums import params_grad
 from dmmd_kernels.kernels import Mixture
 
 

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton import fused, sides
-from dmmd_kernels._triton.direct import (
+from dmmd_kernels.backends._triton import fused, sides
+from dmmd_kernels.backends._triton.direct import (
     accumulate,
     add,
     affinities,
@@ -27,9 +27,9 @@ from dmmd_kernels._triton.direct import (
     store_slots,
     table_of_block,
 )
-from dmmd_kernels._triton.launch import Sweep, Tile, batch
-from dmmd_kernels._triton.mixture import slope, value
-from dmmd_kernels._triton.profile import shortcuts
+from dmmd_kernels.backends._triton.launch import Sweep, Tile, batch
+from dmmd_kernels.backends._triton.mixture import slope, value
+from dmmd_kernels.backends._triton.profile import shortcuts
 from dmmd_kernels.kernels import Mixture
 
 _SIZES = [

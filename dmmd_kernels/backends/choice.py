@@ -27,9 +27,9 @@ from torch import Tensor
 from dmmd_kernels.kernels import Kernel, Mixture, energy, polynomial
 
 _MODULES = {
-    "triton": "dmmd_kernels._triton",
-    "native": "dmmd_kernels.native",
-    "reference": "dmmd_kernels.reference",
+    "triton": "dmmd_kernels.backends._triton",
+    "native": "dmmd_kernels.backends.native",
+    "reference": "dmmd_kernels.backends.reference",
 }
 _PREFERENCE = {"cuda": ("triton", "reference"), "cpu": ("native", "reference")}
 _PRECISIONS = ("highest", "high")

@@ -7,10 +7,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton.direct import affinities, columns, of_block, place, table_of_block
-from dmmd_kernels._triton.launch import Sweep, Tile, batch
-from dmmd_kernels._triton.mixture import value
-from dmmd_kernels._triton.profile import shortcuts
+from dmmd_kernels.backends._triton.direct import (
+    affinities,
+    columns,
+    of_block,
+    place,
+    table_of_block,
+)
+from dmmd_kernels.backends._triton.launch import Sweep, Tile, batch
+from dmmd_kernels.backends._triton.mixture import value
+from dmmd_kernels.backends._triton.profile import shortcuts
 from dmmd_kernels.kernels import Mixture
 
 _TILE = Tile(columns=16)

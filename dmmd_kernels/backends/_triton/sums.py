@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton import fused, parameter_tiles
-from dmmd_kernels._triton.direct import (
+from dmmd_kernels.backends._triton import fused, parameter_tiles
+from dmmd_kernels.backends._triton.direct import (
     add,
     affinities,
     coefficients,
@@ -22,11 +22,11 @@ from dmmd_kernels._triton.direct import (
     place,
     table_of_block,
 )
-from dmmd_kernels._triton.launch import Sweep, Tile, batch
-from dmmd_kernels._triton.mixture import component, theta, value
-from dmmd_kernels._triton.pairwise import gradient, potential_grad
-from dmmd_kernels._triton.profile import shortcuts
-from dmmd_kernels.clouds import joined
+from dmmd_kernels.backends._triton.launch import Sweep, Tile, batch
+from dmmd_kernels.backends._triton.mixture import component, theta, value
+from dmmd_kernels.backends._triton.pairwise import gradient, potential_grad
+from dmmd_kernels.backends._triton.profile import shortcuts
+from dmmd_kernels.backends.clouds import joined
 from dmmd_kernels.kernels import Mixture
 
 _NARROW = Tile(columns=8)  # where a pair has many values

@@ -12,8 +12,14 @@ to the second, comes from differences.
 import triton
 import triton.language as tl
 
-from dmmd_kernels._triton.mixture import component, slope, tangent_slope, tangent_value, theta_dot
-from dmmd_kernels._triton.near_tiles import (
+from dmmd_kernels.backends._triton.mixture import (
+    component,
+    slope,
+    tangent_slope,
+    tangent_value,
+    theta_dot,
+)
+from dmmd_kernels.backends._triton.near_tiles import (
     add_to,
     offsets_from,
     program,
@@ -21,8 +27,8 @@ from dmmd_kernels._triton.near_tiles import (
     sum_of_products,
     tile_of,
 )
-from dmmd_kernels._triton.tangent_pairs import difference, pairs_along, products_along
-from dmmd_kernels._triton.tensor_cores import anew
+from dmmd_kernels.backends._triton.tangent_pairs import difference, pairs_along, products_along
+from dmmd_kernels.backends._triton.tensor_cores import anew
 
 _SIZES = ["n", "m", "D", "n_rows", "m_rows", "strip", "blocks", "z_step", "x_step",
           "a_step", "b_step", "c_step", "params_step"]  # fmt: skip

@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton.float16 import Halves, centre_and_reach, split, towards_2_14
-from dmmd_kernels._triton.scaling import scaled
-from dmmd_kernels._triton.tensor_cores import how_many, scales
+from dmmd_kernels.backends._triton.float16 import Halves, centre_and_reach, split, towards_2_14
+from dmmd_kernels.backends._triton.scaling import scaled
+from dmmd_kernels.backends._triton.tensor_cores import how_many, scales
 from dmmd_kernels.kernels import Mixture
 
 

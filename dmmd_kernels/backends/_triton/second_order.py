@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton import fused, regimes
-from dmmd_kernels._triton.direct import (
+from dmmd_kernels.backends._triton import fused, regimes
+from dmmd_kernels.backends._triton.direct import (
     accumulate,
     add,
     affinity_dots,
@@ -27,16 +27,22 @@ from dmmd_kernels._triton.direct import (
     place,
     table_of_block,
 )
-from dmmd_kernels._triton.float16 import Halves
-from dmmd_kernels._triton.launch import Sweep, Tile, batch, quiet
-from dmmd_kernels._triton.mixture import component, slope, tangent_slope, tangent_value, theta_dot
-from dmmd_kernels._triton.near_tiles import frame
-from dmmd_kernels._triton.profile import code
-from dmmd_kernels._triton.regimes import TANGENTS, Regime, architecture, via_histogram
-from dmmd_kernels._triton.scaling import LONGEST_STRIP, over_strips, padded, step, strip_of
-from dmmd_kernels._triton.sums import parameter_sums
-from dmmd_kernels._triton.tangent_tiles import tangent_grad_kernel, tangent_sums_kernel
-from dmmd_kernels._triton.tuning import faster
+from dmmd_kernels.backends._triton.float16 import Halves
+from dmmd_kernels.backends._triton.launch import Sweep, Tile, batch, quiet
+from dmmd_kernels.backends._triton.mixture import (
+    component,
+    slope,
+    tangent_slope,
+    tangent_value,
+    theta_dot,
+)
+from dmmd_kernels.backends._triton.near_tiles import frame
+from dmmd_kernels.backends._triton.profile import code
+from dmmd_kernels.backends._triton.regimes import TANGENTS, Regime, architecture, via_histogram
+from dmmd_kernels.backends._triton.scaling import LONGEST_STRIP, over_strips, padded, step, strip_of
+from dmmd_kernels.backends._triton.sums import parameter_sums
+from dmmd_kernels.backends._triton.tangent_tiles import tangent_grad_kernel, tangent_sums_kernel
+from dmmd_kernels.backends._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
 _TILE = Tile(columns=16)

@@ -11,16 +11,23 @@ import torch
 import triton
 from torch import Tensor
 
-from dmmd_kernels._triton import regimes
-from dmmd_kernels._triton.float16 import centre_and_scale, split
-from dmmd_kernels._triton.launch import batch, quiet
-from dmmd_kernels._triton.near import near_kernel
-from dmmd_kernels._triton.panels import PANEL, Panels, panel_kernel
-from dmmd_kernels._triton.profile import ROOTS, SQUARED, shortcuts
-from dmmd_kernels._triton.regimes import Regime, architecture, via_histogram
-from dmmd_kernels._triton.scaling import over_strips, padded, relative, scaled, step, strip_of
-from dmmd_kernels._triton.tensor_cores import CAPACITY, fused_kernel
-from dmmd_kernels._triton.tuning import faster
+from dmmd_kernels.backends._triton import regimes
+from dmmd_kernels.backends._triton.float16 import centre_and_scale, split
+from dmmd_kernels.backends._triton.launch import batch, quiet
+from dmmd_kernels.backends._triton.near import near_kernel
+from dmmd_kernels.backends._triton.panels import PANEL, Panels, panel_kernel
+from dmmd_kernels.backends._triton.profile import ROOTS, SQUARED, shortcuts
+from dmmd_kernels.backends._triton.regimes import Regime, architecture, via_histogram
+from dmmd_kernels.backends._triton.scaling import (
+    over_strips,
+    padded,
+    relative,
+    scaled,
+    step,
+    strip_of,
+)
+from dmmd_kernels.backends._triton.tensor_cores import CAPACITY, fused_kernel
+from dmmd_kernels.backends._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
 FEW_COMPONENTS = 2

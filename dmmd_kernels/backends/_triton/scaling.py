@@ -4,9 +4,9 @@ import torch
 import triton
 from torch import Tensor
 
-from dmmd_kernels._triton.float16 import ROWS
-from dmmd_kernels._triton.launch import ENOUGH_PROGRAMS
-from dmmd_kernels._triton.profile import LOG2_E, has_one_weight
+from dmmd_kernels.backends._triton.float16 import ROWS
+from dmmd_kernels.backends._triton.launch import ENOUGH_PROGRAMS
+from dmmd_kernels.backends._triton.profile import LOG2_E, has_one_weight
 from dmmd_kernels.kernels import Mixture
 
 _SMOOTH = {"gaussian", "rational_quadratic", "imq", "square_distance"}

@@ -14,13 +14,13 @@ try:
 except ImportError:
     triton = None
 else:
-    from dmmd_kernels._triton import tunable, tuning
-    from dmmd_kernels._triton.matrix import kernel_matrix
-    from dmmd_kernels._triton.moments import row_sums, row_sums_grad
-    from dmmd_kernels._triton.pairwise import potential, potential_and_grad, potential_grad
-    from dmmd_kernels._triton.profile import code
-    from dmmd_kernels._triton.second_order import tangent_grad, tangents
-    from dmmd_kernels._triton.sums import (
+    from dmmd_kernels.backends._triton import tunable, tuning
+    from dmmd_kernels.backends._triton.matrix import kernel_matrix
+    from dmmd_kernels.backends._triton.moments import row_sums, row_sums_grad
+    from dmmd_kernels.backends._triton.pairwise import potential, potential_and_grad, potential_grad
+    from dmmd_kernels.backends._triton.profile import code
+    from dmmd_kernels.backends._triton.second_order import tangent_grad, tangents
+    from dmmd_kernels.backends._triton.sums import (
         params_grad,
         quadratic_form,
         quadratic_form_and_grad,

@@ -14,7 +14,7 @@ left in q̇: `rate`.
 import triton
 import triton.language as tl
 
-from dmmd_kernels._triton.near_tiles import has_near, products, streamed_products
+from dmmd_kernels.backends._triton.near_tiles import has_near, products, streamed_products
 
 
 @triton.jit

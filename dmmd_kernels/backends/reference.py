@@ -15,9 +15,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dmmd_kernels.clouds import joined
+from dmmd_kernels.backends.clouds import joined
+from dmmd_kernels.backends.profiles import Profile, profile
 from dmmd_kernels.kernels import Mixture
-from dmmd_kernels.profiles import Profile, profile
 
 READS_VECTORS = False
 

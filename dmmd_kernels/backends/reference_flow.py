@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dmmd_kernels.backends.philox import normals
 from dmmd_kernels.kernels import Lowered, Mixture
-from dmmd_kernels.philox import normals
 
 
 def flow(

@@ -18,11 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmmd_kernels._triton import fused, regimes
-from dmmd_kernels._triton.float16 import ROWS, towards_2_14
-from dmmd_kernels._triton.launch import batch, quiet
-from dmmd_kernels._triton.mixture import value
-from dmmd_kernels._triton.near_tiles import (
+from dmmd_kernels.backends._triton import fused, regimes
+from dmmd_kernels.backends._triton.float16 import ROWS, towards_2_14
+from dmmd_kernels.backends._triton.launch import batch, quiet
+from dmmd_kernels.backends._triton.mixture import value
+from dmmd_kernels.backends._triton.near_tiles import (
     frame,
     has_near,
     offsets_from,
@@ -34,10 +34,10 @@ from dmmd_kernels._triton.near_tiles import (
     sum_of_products,
     tile_of,
 )
-from dmmd_kernels._triton.profile import shortcuts
-from dmmd_kernels._triton.regimes import SIDES, Regime, architecture, via_histogram
-from dmmd_kernels._triton.scaling import LONGEST_STRIP, over_strips, step, strip_of
-from dmmd_kernels._triton.tuning import faster
+from dmmd_kernels.backends._triton.profile import shortcuts
+from dmmd_kernels.backends._triton.regimes import SIDES, Regime, architecture, via_histogram
+from dmmd_kernels.backends._triton.scaling import LONGEST_STRIP, over_strips, step, strip_of
+from dmmd_kernels.backends._triton.tuning import faster
 from dmmd_kernels.kernels import Mixture
 
 MOST_SIDES = 64  # columns of W per program

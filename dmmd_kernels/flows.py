@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from dmmd_kernels.backends import native_flow
+from dmmd_kernels.backends import native_flow, reference_flow
 from dmmd_kernels.backends.choice import BackendError
 from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops import mmd2, witness_grad

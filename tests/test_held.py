@@ -28,14 +28,14 @@ def test_its_gradients_are_those_of_the_plain_call():
 
 
 def test_the_kept_term_visits_no_pair_of_y_again(monkeypatch):
-    from dmmd_kernels.ops import operators
+    from dmmd_kernels.autograd import bilinear
 
     y, x = torch.randn(6, 2, device=DEVICE), torch.randn(5, 2, device=DEVICE)
     held = dk.hold(y, dk.gaussian(1.0))
     sizes = []
-    form = operators.quadratic_form
+    form = bilinear.quadratic_form
     count = lambda u, *rest: sizes.append(len(u)) or form(u, *rest)
-    monkeypatch.setattr(operators, "quadratic_form", count)
+    monkeypatch.setattr(bilinear, "quadratic_form", count)
     held.mmd2(x)
     assert sizes == [5]
 

@@ -6,7 +6,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import dmmd_kernels as dk
-from dmmd_kernels.ops import moments
+from dmmd_kernels.autograd import row_sums
 from tests.cases import DEVICE, KERNELS, compiled_form, each_kernel, problem
 
 SIGMA = torch.tensor(0.9, dtype=torch.float64, device=DEVICE)
@@ -202,18 +202,18 @@ def test_sums_are_well_behaved_operators(weighted):
     x, _, w, _ = (t.requires_grad_() for t in problem(5, 7, 3, dtype=torch.float64))
     w = w if weighted else None
     o, a, b = x[:1].detach(), x[1:2].detach().requires_grad_(), x[2:3, :1].detach()
-    how = (*moments.HOW, "highest", "auto")
+    how = (*row_sums.HOW, "highest", "auto")
     torch.library.opcheck(torch.ops.dmmd.row_sums.default, (x, w, o, *how))
     torch.library.opcheck(torch.ops.dmmd.row_sums_grad.default, (x, w, o, a, b, *how))
 
 
-@pytest.mark.parametrize("operator", [moments.row_sums, moments.row_sums_grad])
+@pytest.mark.parametrize("operator", [row_sums.row_sums, row_sums.row_sums_grad])
 def test_sums_have_derivatives_in_every_argument(operator):
     x, _, w, _ = problem(4, 7, 3, dtype=torch.float64)
     along = (torch.randn_like(x[:1]), torch.randn_like(x[:1, :1]))
     tensors = (x, w, x[:1] + 1, *along)[: len(operator.tensors)]
     tensors = tuple(t.detach().requires_grad_() for t in tensors)
-    call = lambda *tensors: operator(*tensors, *moments.HOW, "highest", "auto")
+    call = lambda *tensors: operator(*tensors, *row_sums.HOW, "highest", "auto")
     assert torch.autograd.gradcheck(call, tensors, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(call, tensors)
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmmd_kernels.autograd import bilinear, row_sums
 from dmmd_kernels.backends.clouds import joined
 from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_tracing
-from dmmd_kernels.ops import moments, operators
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
 from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, run
 from dmmd_kernels.ops.prepared import PreparedForm, is_small, likeness, prepare_sweep
@@ -110,7 +110,7 @@ def witness(
     Raises:
         TypeError, ValueError, BackendError: as in `potential`; ValueError for an empty sample.
     """
-    return _witness("witness", operators.potential, z, x, y, kernel, (False, precision, backend))
+    return _witness("witness", bilinear.potential, z, x, y, kernel, (False, precision, backend))
 
 
 def witness_grad(
@@ -130,7 +130,7 @@ def witness_grad(
         (…, n, d). ∂MMD²_biased(x, y)/∂xᵢ = (2/N) ∇f(xᵢ).
     """
     how = (False, precision, backend)
-    return _witness("witness_grad", operators.potential_grad, z, x, y, kernel, how)
+    return _witness("witness_grad", bilinear.potential_grad, z, x, y, kernel, how)
 
 
 def _witness(op, operator, z, x, y, kernel, how):
@@ -147,7 +147,7 @@ def _witness(op, operator, z, x, y, kernel, how):
     common_batch(op, x=x, y=y)
     w = _for_sizes(_witness_weights, x, y)
     u = joined(x, y)
-    if operator is operators.potential:
+    if operator is bilinear.potential:
         prepare_sweep(like, operator, kernel, z, u, (w,), how)
         return _rounded(potential_of_cloud(op, z, u, w, kernel, how), dtype)
     prepare_sweep(like, operator, kernel, z, u, (None, w), how)
@@ -201,10 +201,10 @@ def _quadratic_form(
     """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep."""
     tensors, statics = (u, v, w, mixture.params), (mixture.profiles, *how)
     if not torch.is_grad_enabled() or not (mixture.params.requires_grad or u.requires_grad):
-        return run("mmd2", operators.quadratic_form, tensors, statics)
-    operator = operators.quadratic_form_and_grad
+        return run("mmd2", bilinear.quadratic_form, tensors, statics)
+    operator = bilinear.quadratic_form_and_grad
     if mixture.params.requires_grad:
-        operator = operators.quadratic_form_and_grads
+        operator = bilinear.quadratic_form_and_grads
     return run("mmd2", operator, (*tensors, held), statics)[0]
 
 
@@ -336,4 +336,4 @@ def _sums(x: Tensor, w: Tensor | None, origin: Tensor, how: How) -> tuple[Tensor
     _, precision, backend = how
     if backend == "auto" and not x.is_cpu:
         backend = "reference"  # torch's reductions, of any dtype: memory binds them
-    return run("mmd2", moments.row_sums, (x, w, origin), (*moments.HOW, precision, backend))
+    return run("mmd2", row_sums.row_sums, (x, w, origin), (*row_sums.HOW, precision, backend))

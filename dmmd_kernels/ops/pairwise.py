@@ -10,11 +10,11 @@ closed forms in O((n + m) d): f(z) = ⟨z, Σⱼ wⱼ xⱼ⟩. No op stores an n
 import torch
 from torch import Tensor
 
+from dmmd_kernels.autograd import bilinear, matrix
+from dmmd_kernels.autograd.register import Operator
 from dmmd_kernels.kernels import Kernel, Lowered, Mixture
-from dmmd_kernels.ops import matrix, operators
 from dmmd_kernels.ops.checks import check_cloud, check_points, common_batch, one_batch
 from dmmd_kernels.ops.prepared import likeness, prepare_sweep
-from dmmd_kernels.ops.register import Operator
 
 How = tuple[bool, str, str]
 
@@ -89,7 +89,7 @@ def potential(
         return known(z, x, w)
     check_cloud("potential", z, x, w, columns=True)
     how = (False, precision, backend)
-    prepare_sweep(like, operators.potential, kernel, z, x, (), how)
+    prepare_sweep(like, bilinear.potential, kernel, z, x, (), how)
     return potential_of_cloud("potential", z, x, w, kernel, how)
 
 
@@ -121,7 +121,7 @@ def potential_grad(
         return known(z, x, None, w)
     check_cloud("potential_grad", z, x, w, columns=False)
     how = (False, precision, backend)
-    prepare_sweep(like, operators.potential_grad, kernel, z, x, (), how)
+    prepare_sweep(like, bilinear.potential_grad, kernel, z, x, (), how)
     return gradient_of_cloud("potential_grad", z, x, w, kernel, how)
 
 
@@ -147,9 +147,9 @@ def potential_and_grad(
     check_cloud("potential_and_grad", z, x, w, columns=False)
     lowered = kernel.lower(z)
     how = (False, precision, backend)
-    prepare_sweep(like, operators.potential_and_grad, kernel, z, x, (), how)
+    prepare_sweep(like, bilinear.potential_and_grad, kernel, z, x, (), how)
     both = [
-        sweep("potential_and_grad", operators.potential_and_grad, (z, x, w), mixture, how)
+        sweep("potential_and_grad", bilinear.potential_and_grad, (z, x, w), mixture, how)
         for mixture in lowered.mixtures
     ]
     if lowered.linear is not None:
@@ -161,9 +161,7 @@ def potential_and_grad(
 def potential_of_cloud(op: str, z: Tensor, x: Tensor, w: Tensor, kernel: Kernel, how: How):
     """`potential` of inputs that have passed the checks; errors bear the name `op`."""
     lowered = kernel.lower(z)
-    parts = [
-        sweep(op, operators.potential, (z, x, w), mixture, how) for mixture in lowered.mixtures
-    ]
+    parts = [sweep(op, bilinear.potential, (z, x, w), mixture, how) for mixture in lowered.mixtures]
     if lowered.linear is not None:
         parts.append(_linear_potential(z, x, w, lowered))
     return added(parts)
@@ -173,7 +171,7 @@ def gradient_of_cloud(op: str, z: Tensor, x: Tensor, w: Tensor, kernel: Kernel, 
     """`potential_grad` of inputs that have passed the checks."""
     lowered = kernel.lower(z)
     parts = [
-        sweep(op, operators.potential_grad, (z, x, None, w), mixture, how)
+        sweep(op, bilinear.potential_grad, (z, x, None, w), mixture, how)
         for mixture in lowered.mixtures
     ]
     if lowered.linear is not None:

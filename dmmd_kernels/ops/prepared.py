@@ -14,10 +14,10 @@ from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
+from dmmd_kernels.autograd import bilinear
+from dmmd_kernels.autograd.register import Operator
 from dmmd_kernels.backends.choice import pick
 from dmmd_kernels.kernels import PLAIN, Kernel, Lowered, Mixture, is_tracing
-from dmmd_kernels.ops import operators
-from dmmd_kernels.ops.register import Operator
 
 _MOST_POINTS = 1024  # of all clouds; more take so long that the way there does not count
 _SMALL = 2**20  # numbers met in all pairs; a linear kernel's pairs then cost less than its sums
@@ -186,4 +186,4 @@ def _gradient_anew(prepared: PreparedForm, x: Tensor, y: Tensor, s: Tensor) -> T
     profiles, params = prepared.mixture
     tensors = (_centred(u) if prepared.is_centred else u, prepared.v, prepared.w, params)
     needs = (True, False, False, False)
-    return operators.quadratic_form.rule(tensors, (profiles, *prepared.how), needs, s)[0]
+    return bilinear.quadratic_form.rule(tensors, (profiles, *prepared.how), needs, s)[0]

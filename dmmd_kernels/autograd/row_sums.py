@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 
-from dmmd_kernels.ops.register import Operator
+from dmmd_kernels.autograd.register import Operator
 
 HOW = ("polynomial1", False)  # profiles, skip_diagonal: there are no pairs
 

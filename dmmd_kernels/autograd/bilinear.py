@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dmmd_kernels.autograd.register import Operator
 from dmmd_kernels.backends.clouds import joined
-from dmmd_kernels.ops.register import Operator
 
 
 def _sum(*parts: Tensor | None) -> Tensor | None:

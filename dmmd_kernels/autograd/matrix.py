@@ -7,9 +7,9 @@ two products, in float64: there they cancel without losing what float32 has.
 import torch
 from torch import Tensor
 
+from dmmd_kernels.autograd.register import Operator
 from dmmd_kernels.backends.profiles import profile
 from dmmd_kernels.kernels import Mixture
-from dmmd_kernels.ops.register import Operator
 
 
 def _in_double(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

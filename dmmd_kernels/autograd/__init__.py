@@ -1,0 +1,1 @@
+"""The torch operators dmmd::<name>: any backend, every transform, each derivative once."""

@@ -1,8 +1,6 @@
 """MMD and its gradient flow for millions of particles, in linear memory."""
 
 from dmmd_kernels.backends.choice import BackendError, regime, tune
-from dmmd_kernels.bandwidth import mean_sigma, median_sigma, sigma_range
-from dmmd_kernels.flows import FlowError, FlowResult, flow, flow_update, velocity
 from dmmd_kernels.kernels import (
     Kernel,
     energy,
@@ -14,7 +12,6 @@ from dmmd_kernels.kernels import (
     polynomial,
     rational_quadratic,
 )
-from dmmd_kernels.modules import EnergyLoss, LearnableKernel, MMDLoss
 from dmmd_kernels.ops import (
     HeldSample,
     hold,
@@ -26,8 +23,11 @@ from dmmd_kernels.ops import (
     witness,
     witness_grad,
 )
-from dmmd_kernels.power import mmd2_variance, power_criterion, select_kernel
-from dmmd_kernels.two_sample import (
+from dmmd_kernels.ops.bandwidth import mean_sigma, median_sigma, sigma_range
+from dmmd_kernels.ops.flows import FlowError, FlowResult, flow, flow_update, velocity
+from dmmd_kernels.ops.modules import EnergyLoss, LearnableKernel, MMDLoss
+from dmmd_kernels.ops.power import mmd2_variance, power_criterion, select_kernel
+from dmmd_kernels.ops.two_sample import (
     AggregatedResult,
     TwoSampleResult,
     aggregated_test,

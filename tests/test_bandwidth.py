@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import bandwidth
+from dmmd_kernels.ops import bandwidth
 from tests.cases import problem
 
 

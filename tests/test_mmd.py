@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels.ops import prepared
+from dmmd_kernels.ops import shortcuts
 from tests.cases import CLOUDS, DEVICE, KERNELS, each_backend, each_kernel, problem
 
 ESTIMATORS = ["unbiased", "biased"]
@@ -18,7 +18,7 @@ each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 def linear_way(request, monkeypatch):
     """A linear kernel meets few points in pairs; sums over rows, which many take, are right too."""
     if request.param == "by row sums":
-        monkeypatch.setattr(prepared, "_SMALL", -1)
+        monkeypatch.setattr(shortcuts, "_SMALL", -1)
 
 
 def samples(n=20, m=31, d=3, dtype=torch.float64):

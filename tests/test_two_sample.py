@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import two_sample
-from dmmd_kernels.ops import pairwise
+from dmmd_kernels.ops import pairwise, two_sample
 from tests.cases import KERNELS, each_kernel, problem
 
 

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 import dmmd_kernels as dk
-from dmmd_kernels.bandwidth import PairGroup, select_distance
 from dmmd_kernels.compat.featured import FeaturedMatrix
 from dmmd_kernels.compat.patching import Swap, exchanged
+from dmmd_kernels.ops.bandwidth import PairGroup, select_distance
 
 
 def sigma_median(x: Tensor, y: Tensor, dist: Tensor | None = None) -> Tensor:

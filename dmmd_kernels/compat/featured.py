@@ -12,7 +12,7 @@ from torch import Tensor
 
 import dmmd_kernels as dk
 from dmmd_kernels.compat.sums import RowSums, paired, peak
-from dmmd_kernels.two_sample import mmd2_of_splits
+from dmmd_kernels.ops.two_sample import mmd2_of_splits
 
 
 def _of_dense(name: str) -> Callable[..., Any]:

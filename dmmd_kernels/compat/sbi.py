@@ -15,8 +15,8 @@ Mended: no (n, n, d) differences; the root of a value that rounding made negativ
 from torch import Tensor
 
 import dmmd_kernels as dk
-from dmmd_kernels.bandwidth import PairGroup, pair_at, select_distance
 from dmmd_kernels.compat.patching import Swap
+from dmmd_kernels.ops.bandwidth import PairGroup, pair_at, select_distance
 
 
 def unbiased_mmd_squared(x: Tensor, y: Tensor, scale: float | Tensor | None = None) -> Tensor:

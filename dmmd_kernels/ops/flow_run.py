@@ -17,8 +17,8 @@ from dmmd_kernels.backends.choice import BackendError, pick
 from dmmd_kernels.kernels import Kernel, Lowered
 from dmmd_kernels.ops.checks import common_batch
 from dmmd_kernels.ops.flow_inputs import blocks, is_zero
-from dmmd_kernels.ops.prepared import is_small
 from dmmd_kernels.ops.schedules import Schedule, kernel_rows, rows, schedule, tables
+from dmmd_kernels.ops.shortcuts import is_small
 
 HALVES = (torch.float16, torch.bfloat16)
 _PIECE_S = 0.2  # how long one call into a backend may take: what Ctrl-C waits for

@@ -21,7 +21,7 @@ from dmmd_kernels.backends.clouds import joined
 from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_tracing
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
 from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, run
-from dmmd_kernels.ops.prepared import PreparedForm, is_small, likeness, prepare_sweep
+from dmmd_kernels.ops.shortcuts import PreparedForm, is_small, likeness, prepare_sweep
 
 _HALF = (torch.float16, torch.bfloat16)
 _kept: dict[tuple, Any] = {}

@@ -14,7 +14,7 @@ from dmmd_kernels.autograd import bilinear, matrix
 from dmmd_kernels.autograd.register import Operator
 from dmmd_kernels.kernels import Kernel, Lowered, Mixture
 from dmmd_kernels.ops.checks import check_cloud, check_points, common_batch, one_batch
-from dmmd_kernels.ops.prepared import likeness, prepare_sweep
+from dmmd_kernels.ops.shortcuts import likeness, prepare_sweep
 
 How = tuple[bool, str, str]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dmmd_kernels.kernels import energy
-from dmmd_kernels.ops import kernel_matrix
 from dmmd_kernels.ops.checks import check_points, common_batch
+from dmmd_kernels.ops.pairwise import kernel_matrix
 
 _ROWS = 4096
 _TILE = 2**22

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel
-from dmmd_kernels.ops import mmd2, potential
 from dmmd_kernels.ops.checks import check_points, common_batch
-from dmmd_kernels.ops.pairwise import kernel_diagonal
+from dmmd_kernels.ops.mmd import mmd2
+from dmmd_kernels.ops.pairwise import kernel_diagonal, potential
 
 
 def power_criterion(

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel
-from dmmd_kernels.ops import kernel_matrix, potential
 from dmmd_kernels.ops.checks import check_points
-from dmmd_kernels.ops.pairwise import kernel_diagonal
+from dmmd_kernels.ops.pairwise import kernel_diagonal, kernel_matrix, potential
 
 _STRIP = 4096  # rows that meet all later ones at a time
 _NUMBERS = 2**25  # of right-hand sides at a time

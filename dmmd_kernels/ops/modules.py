@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmd_kernels.kernels import Kernel, Term, energy
-from dmmd_kernels.ops import mmd2
+from dmmd_kernels.ops.mmd import mmd2
 
 KernelRule = Callable[[Tensor, Tensor], Kernel]
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -23,7 +23,6 @@ from torch._compile import _disable_dynamo
 from dmmd_kernels.backends import native_flow, reference_flow
 from dmmd_kernels.backends.choice import BackendError
 from dmmd_kernels.kernels import Kernel
-from dmmd_kernels.ops import mmd2, witness_grad
 from dmmd_kernels.ops.flow_inputs import (
     check_backend,
     check_counts,
@@ -37,8 +36,9 @@ from dmmd_kernels.ops.flow_inputs import (
     seed_of,
 )
 from dmmd_kernels.ops.flow_run import HALVES, Run
-from dmmd_kernels.ops.prepared import likeness
+from dmmd_kernels.ops.mmd import mmd2, witness_grad
 from dmmd_kernels.ops.schedules import Schedule, kernel_at
+from dmmd_kernels.ops.shortcuts import likeness
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 import dmmd_kernels as dk
 from dmmd_kernels import data, metrics
 from dmmd_kernels.data import generator_of
-from dmmd_kernels.diffusion import levels
+from dmmd_kernels.data.diffusion import levels
 from dmmd_kernels.experiment import FRESH, START, Run
 from dmmd_kernels.level_data import clean_samples
 from dmmd_kernels.losses import NoiseConditional

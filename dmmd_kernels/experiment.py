@@ -11,12 +11,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dmmd_kernels import archives, checkpoint, data, images
-from dmmd_kernels.data import generator_of
-from dmmd_kernels.diffusion import DiscreteBeta, LinearBeta, Schedule
-from dmmd_kernels.models import ConvFeatures, DeepKernel, IdentityFeatures, MLPFeatures, Width
+from dmmd_kernels import checkpoint, data
+from dmmd_kernels.data import archives, generator_of, images
+from dmmd_kernels.data.diffusion import DiscreteBeta, LinearBeta, Schedule
+from dmmd_kernels.networks.features import (
+    ConvFeatures,
+    DeepKernel,
+    IdentityFeatures,
+    MLPFeatures,
+    Width,
+)
+from dmmd_kernels.networks.unet import UNetFeatures
 from dmmd_kernels.settings import Settings
-from dmmd_kernels.unet import UNetFeatures
 
 # Streams of random numbers of one seed. Nothing in a run uses a generator that outlives its step.
 TRAINING, CLEAN, START, FRESH = 0, 1, 2, 3

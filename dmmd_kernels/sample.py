@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from dmmd_kernels.checkpoint import CheckpointError
 from dmmd_kernels.data import generator_of, tile, write_grid
-from dmmd_kernels.diffusion import levels
+from dmmd_kernels.data.diffusion import levels
 from dmmd_kernels.experiment import START, Run, load_run
 from dmmd_kernels.level_data import clean_samples, particle_sides, sides
 from dmmd_kernels.samplers import (

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 import dmmd_kernels as dk
 from dmmd_kernels.data import checkerboard
-from dmmd_kernels.diffusion import LinearBeta, levels, random_levels
-from dmmd_kernels.models import Width
+from dmmd_kernels.data.diffusion import LinearBeta, levels, random_levels
+from dmmd_kernels.networks.features import Width
 
 T_MAX, T_MIN = 0.98, 0.02
 schedule = LinearBeta()

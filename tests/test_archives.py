@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmmd_kernels import archives
+from dmmd_kernels.data import archives
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3072), np.uint8)
 LABELS = np.arange(30).reshape(6, 5) % 10

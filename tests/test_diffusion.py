@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from dmmd_kernels.diffusion import DiscreteBeta, LinearBeta, Schedule, levels, random_levels
+from dmmd_kernels.data.diffusion import DiscreteBeta, LinearBeta, Schedule, levels, random_levels
 
 SCHEDULES = [LinearBeta(), DiscreteBeta()]
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)

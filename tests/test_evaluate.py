@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from dmmd_kernels import ablations, evaluate, extractors, images, metrics
+from dmmd_kernels import ablations, evaluate, extractors, metrics
+from dmmd_kernels.data import images
 from dmmd_kernels.experiment import load_run
 from dmmd_kernels.sample import draw_samples
 from tests.runs import fit

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dmmd_kernels import images, train
+from dmmd_kernels import train
+from dmmd_kernels.data import images
 from dmmd_kernels.experiment import DATASETS
 from tests.runs import IMAGES
 

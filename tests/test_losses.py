@@ -13,7 +13,7 @@ from dmmd_kernels.losses import (
     noise_conditional_loss,
     witness_slope,
 )
-from dmmd_kernels.models import DeepKernel, IdentityFeatures, MLPFeatures, Width
+from dmmd_kernels.networks.features import DeepKernel, IdentityFeatures, MLPFeatures, Width
 
 T, B, BACKEND = 3, 5, "reference"
 

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from dmmd_kernels.models import ConvFeatures, DeepKernel, IdentityFeatures, MLPFeatures, Width
+from dmmd_kernels.networks.features import (
+    ConvFeatures,
+    DeepKernel,
+    IdentityFeatures,
+    MLPFeatures,
+    Width,
+)
 
 NETWORKS = {
     "identity": (lambda: IdentityFeatures(), (2,), 2),

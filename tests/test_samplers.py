@@ -8,9 +8,9 @@ from PIL import Image
 
 import dmmd_kernels as dk
 from dmmd_kernels import level_data, sample, samplers
-from dmmd_kernels.diffusion import LinearBeta
+from dmmd_kernels.data.diffusion import LinearBeta
 from dmmd_kernels.experiment import Dataset, Run
-from dmmd_kernels.models import ConvFeatures, DeepKernel, Width
+from dmmd_kernels.networks.features import ConvFeatures, DeepKernel, Width
 from dmmd_kernels.settings import Settings
 
 SETTINGS = Settings(

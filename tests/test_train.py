@@ -169,7 +169,7 @@ def test_sampling_refuses_what_it_cannot_do(tmp_path, finished, wrong, capsys):
 def test_data_features_of_a_linear_kernel_are_their_mean():
     """The witness of the whole set and of its mean features have one gradient (DMMD, eq. 12)."""
     from dmmd_kernels.losses import witness_slope
-    from dmmd_kernels.models import DeepKernel, MLPFeatures
+    from dmmd_kernels.networks.features import DeepKernel, MLPFeatures
 
     deep = DeepKernel(MLPFeatures(2, 4, 8), "linear").double()
     z, x_0 = torch.randn(1, 6, 2).double(), torch.randn(30, 2).double()

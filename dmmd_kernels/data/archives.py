@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmmd_kernels.images import to_images
+from dmmd_kernels.data.images import to_images
 
 
 class Labelled(NamedTuple):

@@ -1,0 +1,1 @@
+"""Networks φ(x, t) that systems share: small ones for points and digits, and a U-Net."""

@@ -32,10 +32,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmmd_kernels import extractors, metrics
+from dmmd_kernels import metrics
 from dmmd_kernels.data import batch_indices, generator_of
-from dmmd_kernels.experiment import FRESH, Run
-from dmmd_kernels.extractors import EXTRACTORS, Extractor, ExtractorError
+from dmmd_kernels.evaluation import extractors
+from dmmd_kernels.evaluation.extractors import EXTRACTORS, Extractor, ExtractorError
+from dmmd_kernels.runs.run import FRESH, Run
 from dmmd_kernels.sample import (
     OPEN_ERRORS,
     add_sampling,
@@ -45,7 +46,7 @@ from dmmd_kernels.sample import (
     open_run,
     start,
 )
-from dmmd_kernels.samplers import METHODS
+from dmmd_kernels.systems.dmmd.samplers import METHODS
 
 SUBSET, SUBSETS = 1000, 100
 FLOOR_DRAWS = 4
@@ -274,7 +275,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if chosen.ablation:
-            from dmmd_kernels import ablations
+            from dmmd_kernels.evaluation import ablations
 
             ablations.write(folder, runs, judge, chosen)
         else:
@@ -297,7 +298,7 @@ def _report(folder: Path, run: Run, judge: Judge, chosen: argparse.Namespace) ->
     }
     (folder / "scores.json").write_text(json.dumps(about, indent=2) + "\n")
     if judge.real.ndim == 4:
-        from dmmd_kernels.figures import beside_nearest
+        from dmmd_kernels.evaluation.figures import beside_nearest
 
         beside_nearest(folder / "samples.png", found.samples, judge.train)
     texts = table(rows), fid_by_seed(found.scores), found.shares and class_table(found.shares)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dmmd_kernels import comparison, digit_quality
-from dmmd_kernels.experiment import Run
+from dmmd_kernels.evaluation import comparison, digit_quality
+from dmmd_kernels.runs.run import Run
+from dmmd_kernels.runs.settings import Settings
 from dmmd_kernels.sample import draw_samples, write_samples
-from dmmd_kernels.settings import Settings
 
 
 class Preset(NamedTuple):

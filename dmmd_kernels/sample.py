@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmmd_kernels.checkpoint import CheckpointError
 from dmmd_kernels.data import generator_of, tile, write_grid
 from dmmd_kernels.data.diffusion import levels
-from dmmd_kernels.experiment import START, Run, load_run
-from dmmd_kernels.level_data import clean_samples, particle_sides, sides
-from dmmd_kernels.samplers import (
+from dmmd_kernels.runs.checkpoint import CheckpointError
+from dmmd_kernels.runs.run import START, Run, load_run
+from dmmd_kernels.runs.settings import Settings, SettingsError
+from dmmd_kernels.systems.dmmd.level_data import clean_samples, particle_sides, sides
+from dmmd_kernels.systems.dmmd.samplers import (
     FINAL_STEPS,
     METHODS,
     ROWS,
@@ -41,7 +42,6 @@ from dmmd_kernels.samplers import (
     exact_slope,
     flow_of_features,
 )
-from dmmd_kernels.settings import Settings, SettingsError
 
 # What `open_run` raises that a user can mend; the last two: a data set or a library is missing.
 OPEN_ERRORS = (CheckpointError, SettingsError, FileNotFoundError, ImportError)
@@ -185,7 +185,7 @@ def _picture(path: Path, samples: Tensor) -> None:
     if samples.ndim == 4:
         write_grid(path, samples)
     else:
-        from dmmd_kernels.figures import scatter
+        from dmmd_kernels.evaluation.figures import scatter
 
         scatter(path, samples.cpu().numpy())
 
@@ -207,7 +207,7 @@ def _frame(states: list[tuple[float, Tensor]], shown: int):
         zoom = max(1, 400 // (10 * last.shape[-1]))
         enlarge = lambda sheet: sheet.repeat(zoom, 0).repeat(zoom, 1)
         return lambda state: enlarge(np.squeeze(tile(state[1][:shown])))
-    from dmmd_kernels.figures import scatter_pixels
+    from dmmd_kernels.evaluation.figures import scatter_pixels
 
     limit = 1.5 * last.abs().max().item()
     return lambda state: scatter_pixels(state[1].cpu().numpy(), f"t = {state[0]:.2f}", limit)

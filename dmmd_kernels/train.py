@@ -20,29 +20,22 @@ from types import FrameType
 import torch
 from tqdm import tqdm
 
-from dmmd_kernels import checkpoint
-from dmmd_kernels.checkpoint import CheckpointError
-from dmmd_kernels.curves import training_figure
 from dmmd_kernels.data import write_grid
-from dmmd_kernels.experiment import (
-    DATASETS,
-    Dataset,
-    Run,
-    choose_device,
-    make_kernel,
-    make_schedule,
-)
-from dmmd_kernels.optimisation import State, learning_rate, train_step
+from dmmd_kernels.evaluation.curves import training_figure
 from dmmd_kernels.presets import PRESETS
-from dmmd_kernels.sample import draw_samples
-from dmmd_kernels.settings import (
+from dmmd_kernels.runs import checkpoint
+from dmmd_kernels.runs.checkpoint import CheckpointError
+from dmmd_kernels.runs.run import DATASETS, Dataset, Run, choose_device, make_kernel, make_schedule
+from dmmd_kernels.runs.settings import (
     Settings,
     SettingsError,
     check_same_run,
     from_command_line,
     write_config,
 )
-from dmmd_kernels.tracking import Log
+from dmmd_kernels.runs.tracking import Log
+from dmmd_kernels.sample import draw_samples
+from dmmd_kernels.systems.dmmd.step import State, learning_rate, train_step
 
 # What a user can mend: one sentence, not a traceback.
 KNOWN_ERRORS = (

@@ -4,8 +4,9 @@ import hashlib
 import json
 from dataclasses import replace
 
-from dmmd_kernels import checkpoint, train
-from dmmd_kernels.settings import Settings
+from dmmd_kernels import train
+from dmmd_kernels.runs import checkpoint
+from dmmd_kernels.runs.settings import Settings
 
 TINY = Settings(
     backend="reference",

@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save as to_bytes
 
-from dmmd_kernels import checkpoint, train
-from dmmd_kernels.checkpoint import CheckpointError
-from dmmd_kernels.experiment import load_run
-from dmmd_kernels.settings import SettingsError
+from dmmd_kernels import train
+from dmmd_kernels.runs import checkpoint
+from dmmd_kernels.runs.checkpoint import CheckpointError
+from dmmd_kernels.runs.run import load_run
+from dmmd_kernels.runs.settings import SettingsError
 from tests.runs import TINY, digest, fit
 
 

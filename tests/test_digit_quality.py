@@ -9,9 +9,10 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from dmmd_kernels import data, digit_quality, evaluate, extractors, metrics, train
-from dmmd_kernels.experiment import DATASETS, Run, make_kernel
+from dmmd_kernels import data, evaluate, metrics, train
+from dmmd_kernels.evaluation import digit_quality, extractors
 from dmmd_kernels.presets import PRESETS
+from dmmd_kernels.runs.run import DATASETS, Run, make_kernel
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
-from dmmd_kernels import ablations, evaluate, extractors, metrics
+from dmmd_kernels import evaluate, metrics
 from dmmd_kernels.data import images
-from dmmd_kernels.experiment import load_run
+from dmmd_kernels.evaluation import ablations, extractors
+from dmmd_kernels.runs.run import load_run
 from dmmd_kernels.sample import draw_samples
 from tests.runs import fit
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dmmd_kernels import extractors
-from dmmd_kernels.experiment import Dataset, Run, make_kernel
+from dmmd_kernels.evaluation import extractors
+from dmmd_kernels.runs.run import Dataset, Run, make_kernel
 from tests.runs import TINY
 
 

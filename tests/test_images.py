@@ -10,7 +10,7 @@ from PIL import Image
 
 from dmmd_kernels import train
 from dmmd_kernels.data import images
-from dmmd_kernels.experiment import DATASETS
+from dmmd_kernels.runs.run import DATASETS
 from tests.runs import IMAGES
 
 

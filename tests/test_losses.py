@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels.losses import (
+from dmmd_kernels.networks.features import DeepKernel, IdentityFeatures, MLPFeatures, Width
+from dmmd_kernels.systems.dmmd.losses import (
     between,
     feature_norm,
     gradient_penalty,
     noise_conditional_loss,
     witness_slope,
 )
-from dmmd_kernels.networks.features import DeepKernel, IdentityFeatures, MLPFeatures, Width
 
 T, B, BACKEND = 3, 5, "reference"
 

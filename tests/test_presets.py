@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dmmd_kernels import experiment, train
-from dmmd_kernels.experiment import Dataset, make_features
+from dmmd_kernels import train
 from dmmd_kernels.presets import PARAMETERS, PRESETS
+from dmmd_kernels.runs import run as definitions
+from dmmd_kernels.runs.run import Dataset, make_features
 from dmmd_kernels.sample import draw_samples
 
 SHAPES = {
@@ -37,7 +38,7 @@ TRAINED = ["digits_unet", "patches", "mnist", "cifar10", "celeba64"]
 def test_a_preset_trains_and_samples(tmp_path, monkeypatch, name):
     noise = torch.rand(4, *SHAPES[name], generator=torch.Generator().manual_seed(0)) * 2 - 1
     settings = PRESETS[name].settings
-    monkeypatch.setitem(experiment.DATASETS, settings.data, lambda _: Dataset(noise, 1.0))
+    monkeypatch.setitem(definitions.DATASETS, settings.data, lambda _: Dataset(noise, 1.0))
     small = {"steps": 1, "batch": 2, "levels": 1, "penalty_batch": 1, "particles": 2}
     small |= {"sample_levels": 1, "sample_steps": 1} | NARROWED.get(name, {})
     monkeypatch.setattr(train, "_save", lambda *_: None)  # gigabytes

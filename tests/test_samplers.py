@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 
 import dmmd_kernels as dk
-from dmmd_kernels import level_data, sample, samplers
+from dmmd_kernels import sample
 from dmmd_kernels.data.diffusion import LinearBeta
-from dmmd_kernels.experiment import Dataset, Run
 from dmmd_kernels.networks.features import ConvFeatures, DeepKernel, Width
-from dmmd_kernels.settings import Settings
+from dmmd_kernels.runs.run import Dataset, Run
+from dmmd_kernels.runs.settings import Settings
+from dmmd_kernels.systems.dmmd import level_data, samplers
 
 SETTINGS = Settings(
     backend="reference",

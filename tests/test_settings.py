@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from dmmd_kernels.presets import PRESETS
-from dmmd_kernels.settings import Settings, SettingsError, check_same_run, from_command_line
+from dmmd_kernels.runs.settings import Settings, SettingsError, check_same_run, from_command_line
 from tests.runs import TINY, fit
 
 

@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 
-from dmmd_kernels import checkpoint
-from dmmd_kernels.curves import training_figure
-from dmmd_kernels.losses import Loss
-from dmmd_kernels.tracking import bands
+from dmmd_kernels.evaluation.curves import training_figure
+from dmmd_kernels.runs import checkpoint
+from dmmd_kernels.runs.tracking import bands
+from dmmd_kernels.systems.dmmd.losses import Loss
 from tests.runs import IMAGES_CHANGES, TINY, fit, read_log
 
 

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from dmmd_kernels import checkpoint, comparison, sample, samplers, train
-from dmmd_kernels.experiment import load_run
+from dmmd_kernels import sample, train
+from dmmd_kernels.evaluation import comparison
+from dmmd_kernels.runs import checkpoint
+from dmmd_kernels.runs.run import load_run
+from dmmd_kernels.systems.dmmd import samplers
 from tests.cases import backends
 from tests.runs import IMAGES_CHANGES, TINY, digest, fit, read_log
 
@@ -168,8 +171,8 @@ def test_sampling_refuses_what_it_cannot_do(tmp_path, finished, wrong, capsys):
 
 def test_data_features_of_a_linear_kernel_are_their_mean():
     """The witness of the whole set and of its mean features have one gradient (DMMD, eq. 12)."""
-    from dmmd_kernels.losses import witness_slope
     from dmmd_kernels.networks.features import DeepKernel, MLPFeatures
+    from dmmd_kernels.systems.dmmd.losses import witness_slope
 
     deep = DeepKernel(MLPFeatures(2, 4, 8), "linear").double()
     z, x_0 = torch.randn(1, 6, 2).double(), torch.randn(30, 2).double()

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from dmmd_kernels.losses import noise_conditional_loss
 from dmmd_kernels.networks.features import DeepKernel
 from dmmd_kernels.networks.unet import READOUTS, UNetFeatures, sinusoids
+from dmmd_kernels.systems.dmmd.losses import noise_conditional_loss
 
 SIZES = {"width": 4, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
 X = torch.randn(2, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0)).double()

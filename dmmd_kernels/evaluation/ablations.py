@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmmd_kernels.evaluate import Judge, Scores, mean, table
-from dmmd_kernels.experiment import Run
+from dmmd_kernels.runs.run import Run
 from dmmd_kernels.sample import body, draw_samples, evaluations, finish, start
 
 PARTICLES = (4, 10, 25, 50, 100, 200)
@@ -110,7 +110,7 @@ def summary(found: Points, *, choose: bool) -> dict[str, Scores]:
 
 def write(folder: Path, runs: list[Run], judge: Judge, chosen: argparse.Namespace) -> None:
     """Runs the ablation, prints the table, writes NAME.json, NAME.txt and NAME.png."""
-    from dmmd_kernels.figures import ablation_figure
+    from dmmd_kernels.evaluation.figures import ablation_figure
 
     name = chosen.ablation
     seeds = list(range(chosen.seed, chosen.seed + (chosen.seeds or 3)))

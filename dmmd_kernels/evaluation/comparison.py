@@ -25,10 +25,10 @@ import dmmd_kernels as dk
 from dmmd_kernels import data, metrics
 from dmmd_kernels.data import generator_of
 from dmmd_kernels.data.diffusion import levels
-from dmmd_kernels.experiment import FRESH, START, Run
-from dmmd_kernels.level_data import clean_samples
-from dmmd_kernels.losses import NoiseConditional
-from dmmd_kernels.samplers import adaptive_flow
+from dmmd_kernels.runs.run import FRESH, START, Run
+from dmmd_kernels.systems.dmmd.level_data import clean_samples
+from dmmd_kernels.systems.dmmd.losses import NoiseConditional
+from dmmd_kernels.systems.dmmd.samplers import adaptive_flow
 
 # σ in the coordinates of the model, t → σ(t): the comparisons of the paper's 2-D experiment.
 BY_HAND: dict[str, Callable[[Tensor], Tensor]] = {
@@ -147,7 +147,7 @@ def table(scores: dict[str, Scores]) -> str:
 
 def evaluate(run: Run) -> None:
     """Compares, prints the table, writes samples.npz, scores.json and figure.png."""
-    from dmmd_kernels.figures import comparison_figure
+    from dmmd_kernels.evaluation.figures import comparison_figure
 
     found = compare(run, progress=True)
     arrays: dict[str, Any] = dict(found.samples)

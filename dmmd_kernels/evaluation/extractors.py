@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dmmd_kernels import data, metrics
-from dmmd_kernels.experiment import Run
+from dmmd_kernels.runs.run import Run
 
 BATCH = 64
 

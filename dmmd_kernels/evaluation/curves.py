@@ -1,4 +1,4 @@
-"""The curves of a run's log.jsonl: python -m dmmd_kernels.curves runs/digits_unet
+"""The curves of a run's log.jsonl: python -m dmmd_kernels.evaluation.curves runs/digits_unet
 
 Writes training.png beside it; the training program does so at its end.
 """

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from dmmd_kernels.losses import Loss
-from dmmd_kernels.settings import Settings
+from dmmd_kernels.runs.settings import Settings
+from dmmd_kernels.systems.dmmd.losses import Loss
 
 BANDS = 4
 Sink = Callable[[int, dict[str, float]], None]

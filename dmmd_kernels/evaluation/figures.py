@@ -16,7 +16,7 @@ from torch import Tensor
 from dmmd_kernels import data, metrics
 
 if TYPE_CHECKING:
-    from dmmd_kernels.comparison import Comparison
+    from dmmd_kernels.evaluation.comparison import Comparison
 
 COLOURS = {
     "data": "#4d4d4d",

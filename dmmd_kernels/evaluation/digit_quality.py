@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmmd_kernels import data, extractors, metrics
+from dmmd_kernels import data, metrics
 from dmmd_kernels.data import generator_of
 from dmmd_kernels.evaluate import Judge, table
-from dmmd_kernels.experiment import FRESH, Run
+from dmmd_kernels.evaluation import extractors
+from dmmd_kernels.runs.run import FRESH, Run
 from dmmd_kernels.sample import draw_samples, evaluations
 
 SHOWN = 100

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dmmd_kernels import checkpoint
 from dmmd_kernels.data import augmented, batch_indices, generator_of
 from dmmd_kernels.data.diffusion import Schedule, random_levels
-from dmmd_kernels.experiment import TRAINING, Dataset, copy_tensor, load_weights
-from dmmd_kernels.losses import Loss, noise_conditional_loss
 from dmmd_kernels.networks.features import DeepKernel
-from dmmd_kernels.settings import Settings
+from dmmd_kernels.runs import checkpoint
+from dmmd_kernels.runs.run import TRAINING, Dataset, copy_tensor, load_weights
+from dmmd_kernels.runs.settings import Settings
+from dmmd_kernels.systems.dmmd.losses import Loss, noise_conditional_loss
 
 
 class State:

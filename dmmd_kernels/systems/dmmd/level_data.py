@@ -19,8 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmmd_kernels.data import generator_of
-from dmmd_kernels.experiment import CLEAN, Run
-from dmmd_kernels.samplers import (
+from dmmd_kernels.runs.run import CLEAN, Run
+from dmmd_kernels.systems.dmmd.samplers import (
     ROWS,
     Level,
     data_features,

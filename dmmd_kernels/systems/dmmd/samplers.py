@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import dmmd_kernels as dk
-from dmmd_kernels.losses import NoiseConditional
-from dmmd_kernels.settings import Settings
+from dmmd_kernels.runs.settings import Settings
+from dmmd_kernels.systems.dmmd.losses import NoiseConditional
 
 ROWS = 256  # images that go through the network at once
 FINAL_STEPS = 2

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dmmd_kernels import checkpoint, data
+from dmmd_kernels import data
 from dmmd_kernels.data import archives, generator_of, images
 from dmmd_kernels.data.diffusion import DiscreteBeta, LinearBeta, Schedule
 from dmmd_kernels.networks.features import (
@@ -22,7 +22,8 @@ from dmmd_kernels.networks.features import (
     Width,
 )
 from dmmd_kernels.networks.unet import UNetFeatures
-from dmmd_kernels.settings import Settings
+from dmmd_kernels.runs import checkpoint
+from dmmd_kernels.runs.settings import Settings
 
 # Streams of random numbers of one seed. Nothing in a run uses a generator that outlives its step.
 TRAINING, CLEAN, START, FRESH = 0, 1, 2, 3

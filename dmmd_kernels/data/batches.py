@@ -1,8 +1,21 @@
 """The order of batches and the random numbers of a step, all from its number."""
 
+from enum import IntEnum
+
 import numpy as np
 import torch
 from torch import Generator, Tensor
+
+
+class Stream(IntEnum):
+    """Streams of random numbers of one seed: the second number of a generator's key."""
+
+    TRAINING = 0  # then the step, and what it is drawn for
+    CLEAN = 1  # which samples a flow goes to
+    START = 2  # where particles and latent points begin; then the cloud
+    FRESH = 3  # data sets: 0 to train on, from 1 on to judge by
+    NOISE = 8  # of the noised data of a level; then the level
+    HELD_OUT = 9  # which half judges where a data set holds none out
 
 
 def batch_indices(count: int, size: int, *, seed: int, step: int, stream: int = 0) -> Tensor:

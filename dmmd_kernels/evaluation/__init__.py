@@ -1,0 +1,1 @@
+"""How good samples are: the judge, its extractors, comparisons, ablations, figures."""

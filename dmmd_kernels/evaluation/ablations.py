@@ -1,16 +1,21 @@
-"""What one choice of the sampler does: the same run, judged again and again. See evaluate.py."""
+"""What one choice of DMMD's sampler does: the same run, judged again and again."""
 
-import argparse
 import json
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from tqdm import tqdm
 
-from dmmd_kernels.evaluate import Judge, Scores, mean, table
-from dmmd_kernels.runs.run import Run
-from dmmd_kernels.sample import body, draw_samples, evaluations, finish, start
+from dmmd_kernels.evaluation.figures import ablation_figure
+from dmmd_kernels.evaluation.judge import Judge, Scores, mean, table
+from dmmd_kernels.runs.run import Run, draw_samples
+from dmmd_kernels.runs.settings import SettingsError
+from dmmd_kernels.systems.dmmd.draws import along, evaluations, finish, planned, start
+from dmmd_kernels.systems.dmmd.level_data import LevelData
+from dmmd_kernels.systems.dmmd.settings import DmmdDrawing, DmmdSettings
+from dmmd_kernels.systems.dmmd.training import own
 
 PARTICLES = (4, 10, 25, 50, 100, 200)
 STEPS = (1, 2, 5, 10, 20)
@@ -21,61 +26,75 @@ CHOOSES = ("kernel", "denoising")  # the best place on the first seed
 Points = dict[str, list[tuple[float, list[Scores | None]]]]
 
 
-def particles(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
+class Task(NamedTuple):
+    """What every ablation is given.
+
+    Attributes:
+        runs: of DMMD; several for `kernel` and `training`.
+        judge: of the samples.
+        drawing: what all drawings share.
+        seeds: of the particles.
+    """
+
+    runs: Sequence[Run]
+    judge: Judge
+    drawing: DmmdDrawing
+    seeds: Sequence[int]
+
+
+def particles(task: Task) -> Points:
     """DMMD with clouds of N_p particles, a-DMMD beside it, which has no clouds."""
+    run = task.runs[0]
     curve = [
-        (float(count), _judged(_with(runs[0], particles=count), judge, "dmmd", seeds, rows))
-        for count in PARTICLES
+        (float(count), _judged(task, run, method="dmmd", particles=count)) for count in PARTICLES
     ]
-    alone = _judged(runs[0], judge, "a_dmmd", seeds, rows)
+    alone = _judged(task, run, method="a_dmmd")
     return {"dmmd": curve, "a_dmmd": [(float(c), alone) for c in (PARTICLES[0], PARTICLES[-1])]}
 
 
-def nfe(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
+def nfe(task: Task) -> Points:
     """N_s steps at each level, at equal η, and at η N_s held: shorter steps along the same way."""
-    usual, run = runs[0].settings, runs[0]
+    run = task.runs[0]
     found: Points = {"dmmd": [], "dmmd, η ∝ 1/N_s": [], "a_dmmd": [], "a_dmmd, η ∝ 1/N_s": []}
     for name, curve in found.items():
         method, _, scaled = name.partition(",")
+        usual = planned(run.settings, task.drawing.changed(method=method))
         for count in STEPS:
-            c = usual.step_size * (usual.sample_steps / count if scaled else 1.0)
-            changed = _with(run, sample_steps=count, step_size=c)
-            place = float(evaluations(changed.settings, method))
-            curve.append((place, _judged(changed, judge, method, seeds, rows)))
+            c = usual.step.c * (usual.steps / count if scaled else 1.0)
+            drawing: dict[str, Any] = {"method": method, "steps": count, "step_size": c}
+            place = float(evaluations(run.settings, task.drawing.changed(**drawing)))
+            curve.append((place, _judged(task, run, **drawing)))
     return found
 
 
-def kernel(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
+def kernel(task: Task) -> Points:
     """One run for each base kernel, by DMMD at several η: slopes differ in size between kernels."""
     found = Points()
-    for run in runs:
-        rates = [rate * run.settings.step_size for rate in KERNEL_RATES]
-        found[run.settings.kernel] = [
-            (c, _judged(_with(run, step_size=c), judge, "dmmd", seeds, rows)) for c in rates
+    for run in task.runs:
+        rates = [rate * own(run.settings).step_size for rate in KERNEL_RATES]
+        found[own(run.settings).kernel] = [
+            (c, _judged(task, run, method="dmmd", step_size=c)) for c in rates
         ]
     return found
 
 
-def training(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
+def training(task: Task) -> Points:
     """Checkpoints of one run, by DMMD."""
-    return {
-        "dmmd": [(float(run.step), _judged(run, judge, "dmmd", seeds, rows)) for run in runs],
-    }
+    return {"dmmd": [(float(run.step), _judged(task, run, method="dmmd")) for run in task.runs]}
 
 
-def denoising(runs: list[Run], judge: Judge, seeds: list[int], rows: int) -> Points:
+def denoising(task: Task) -> Points:
     """The last two steps at several η_final, after flows that are drawn once for each seed."""
-    run, found = runs[0], Points()
+    run, found = task.runs[0], Points()
     for method, finals in {"dmmd": ["dmmd_e"], "a_dmmd": ["a_dmmd_a", "a_dmmd_e"]}.items():
-        ends = [_end(run, judge, method, seed, rows) for seed in seeds]
-        plain = [judge.scores(_flat(run, z), evaluations(run.settings, method)) for z in ends]
-        found[method] = [(0.0, list(plain))]
+        ends = [_end(task, run, method, seed) for seed in task.seeds]
+        count = evaluations(run.settings, task.drawing.changed(method=method))
+        found[method] = [(0.0, [task.judge.scores(_flat(run, z), count) for z in ends])]
         for final in finals:
             found[final] = []
             for rate in FINAL_RATES:
-                c = rate * run.settings.step_size
-                done = [_finished(run, judge, z, final, c, rows) for z in ends]
-                found[final].append((c, done))
+                c = rate * own(run.settings).step_size
+                found[final].append((c, [_finished(task, run, z, final, c) for z in ends]))
     return found
 
 
@@ -108,16 +127,21 @@ def summary(found: Points, *, choose: bool) -> dict[str, Scores]:
     return rows
 
 
-def write(folder: Path, runs: list[Run], judge: Judge, chosen: argparse.Namespace) -> None:
-    """Runs the ablation, prints the table, writes NAME.json, NAME.txt and NAME.png."""
-    from dmmd_kernels.evaluation.figures import ablation_figure
+def write(folder: Path, name: str, task: Task) -> None:
+    """Runs the ablation, prints the table, writes NAME.json, NAME.txt and NAME.png.
 
-    name = chosen.ablation
-    seeds = list(range(chosen.seed, chosen.seed + (chosen.seeds or 3)))
-    found = ABLATIONS[name](runs, judge, seeds, chosen.rows)
-    floor = judge.floor()
+    Raises:
+        SettingsError: a run is not one of DMMD.
+    """
+    for run in task.runs:
+        if not isinstance(run.settings.system, DmmdSettings):
+            raise SettingsError(f"--ablation is for runs of dmmd, got one of {run.system.name}")
+    seeds = list(task.seeds)
+    found = ABLATIONS[name](task)
+    floor = task.judge.floor()
     text = table(summary(found, choose=name in CHOOSES) | {"real": floor})
-    about = f"features: {judge.extractor.name}; seeds: {seeds}; {AXES[name]} follows each name\n"
+    features = task.judge.extractor.name
+    about = f"features: {features}; seeds: {seeds}; {AXES[name]} follows each name\n"
     if name in CHOOSES and len(seeds) > 1:
         about += f"{AXES[name]} is the best on seed {seeds[0]}; scores are means over the others\n"
     points = {
@@ -135,37 +159,36 @@ def write(folder: Path, runs: list[Run], judge: Judge, chosen: argparse.Namespac
     tqdm.write(f"{about}{text}\n{name}.json, .txt and .png are in {folder}")
 
 
-def _with(run: Run, **changes) -> Run:
-    return replace(run, settings=replace(run.settings, **changes))
-
-
-def _judged(
-    run: Run, judge: Judge, method: str, seeds: list[int], rows: int
-) -> list[Scores | None]:
+def _judged(task: Task, run: Run, **changes: Any) -> list[Scores | None]:
     """Scores by seed; None where particles flew off, which is a result, too."""
-    nfe = evaluations(run.settings, method)
+    drawing = task.drawing.changed(**changes)
+    nfe = evaluations(run.settings, drawing)
     found: list[Scores | None] = []
-    for seed in seeds:
+    for seed in task.seeds:
         try:
-            z = draw_samples(run, judge.n, method=method, seed=seed, rows=rows)
-            found.append(judge.scores(z, nfe))
+            z = draw_samples(run, task.judge.n, drawing, seed=seed)
+            found.append(task.judge.scores(z, nfe))
         except FloatingPointError:
             found.append(None)
     return found
 
 
-def _finished(run: Run, judge: Judge, z: Tensor, method: str, c: float, rows: int) -> Scores | None:
+def _end(task: Task, run: Run, method: str, seed: int) -> Tensor:
+    """The particles after the flow along the levels."""
+    plan = planned(run.settings, task.drawing.changed(method=method))
+    z = start(run, task.judge.n, seed, plan.particles)
+    *_, (_, z) = along(LevelData.of(run), z, plan)
+    return z
+
+
+def _finished(task: Task, run: Run, z: Tensor, method: str, c: float) -> Scores | None:
     """Scores of z after the last two steps of the method; None where particles flew off."""
+    drawing = task.drawing.changed(method=method, eta_final=c)
     try:
-        ended = finish(run, z, method, c, rows=rows)
+        ended = finish(LevelData.of(run), z, planned(run.settings, drawing))
     except FloatingPointError:
         return None
-    return judge.scores(_flat(run, ended), evaluations(run.settings, method))
-
-
-def _end(run: Run, judge: Judge, method: str, seed: int, rows: int) -> Tensor:
-    *_, (_, z) = body(run, start(run, judge.n, seed), method, rows=rows)
-    return z
+    return task.judge.scores(_flat(run, ended), evaluations(run.settings, drawing))
 
 
 def _flat(run: Run, z: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The paper's 2-D comparison: the noise-adaptive flow against flows with a width chosen by hand.
+"""Samples in the plane against fresh data; of DMMD beside flows with a width chosen by hand.
 
-Every method starts from the same particles, flows to the same clean samples for the same number of
-steps, and uses the same rule for its step size (sample.step_length), so each takes steps equally
+Those flows start from the same particles, flow to the same clean samples for the same number of
+steps, and use the same rule for the step size (samplers.step_length), so each takes steps equally
 bold for its own kernel. The table gives, against fresh data:
 
     energy      2 E|x - y| - E|x - x'| - E|y - y'|, pairs i = i included, so that two fresh samples
@@ -11,10 +11,9 @@ bold for its own kernel. The table gives, against fresh data:
 """
 
 import itertools
-import json
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +22,13 @@ from tqdm import tqdm
 
 import dmmd_kernels as dk
 from dmmd_kernels import data, metrics
-from dmmd_kernels.data import generator_of
-from dmmd_kernels.data.diffusion import levels
-from dmmd_kernels.runs.run import FRESH, START, Run
-from dmmd_kernels.systems.dmmd.level_data import clean_samples
-from dmmd_kernels.systems.dmmd.losses import NoiseConditional
+from dmmd_kernels.data.batches import Stream, generator_of
+from dmmd_kernels.runs.run import Run, draw_samples
+from dmmd_kernels.systems.dmmd.deep_kernel import NoiseConditional
+from dmmd_kernels.systems.dmmd.draws import planned
+from dmmd_kernels.systems.dmmd.level_data import LevelData
 from dmmd_kernels.systems.dmmd.samplers import adaptive_flow
+from dmmd_kernels.systems.dmmd.settings import DmmdDrawing, DmmdSettings
 
 # σ in the coordinates of the model, t → σ(t): the comparisons of the paper's 2-D experiment.
 BY_HAND: dict[str, Callable[[Tensor], Tensor]] = {
@@ -63,23 +63,35 @@ class Scores(NamedTuple):
     inside: float
 
 
-class Comparison(NamedTuple):
-    """What the evaluation found, in the coordinates of the data.
+class Flows(NamedTuple):
+    """The flows of DMMD and of widths by hand.
 
     Attributes:
-        samples: (n, 2) of each method, and of the data.
-        scores: of each method, and of fresh data against other fresh data ("data").
+        samples: (n, 2) of each, in the coordinates of the data.
         t: noise levels (T,), from high to low.
-        sigma: σ(t) of each method, (T,).
-        mmd2: of each method, biased MMD²(P_t, P; t) of all particles after each level against the
-            clean samples, with the learned kernel of that level, (T,).
+        sigma: σ(t) of each, (T,), in the coordinates of the model.
+        mmd2: of each, biased MMD²(P_t, P; t) of all particles after each level against the clean
+            samples, with the learned kernel of that level, (T,).
     """
 
-    samples: dict[str, np.ndarray]
-    scores: dict[str, Scores]
+    samples: dict[str, Tensor]
     t: np.ndarray
     sigma: dict[str, np.ndarray]
     mmd2: dict[str, np.ndarray]
+
+
+class Comparison(NamedTuple):
+    """What was found.
+
+    Attributes:
+        samples: (n, 2) of each method, and of the data, in the coordinates of the data.
+        scores: of each method, and of fresh data against other fresh data ("data").
+        flows: of DMMD.
+    """
+
+    samples: dict[str, Tensor]
+    scores: dict[str, Scores]
+    flows: Flows | None
 
 
 def score(samples: Tensor, fresh: list[Tensor]) -> Scores:
@@ -91,45 +103,58 @@ def score(samples: Tensor, fresh: list[Tensor]) -> Scores:
     return Scores(math.fsum(distances) / len(fresh), math.fsum(gaps) / len(fresh), inside)
 
 
-@torch.no_grad()
 def compare(run: Run, *, progress: bool = False) -> Comparison:
-    """Runs every method and scores it."""
-    settings, scale = run.settings, run.dataset.scale
-    x_0 = clean_samples(run)
-    clouds = math.ceil(settings.samples / settings.particles)
-    start = torch.randn(clouds, settings.particles, 2, generator=generator_of(0, START)).to(x_0)
-    ts = levels(settings.t_max, settings.t_min, settings.sample_levels)
-    methods: dict[str, NoiseConditional] = {"dmmd": run.deep}
-    methods |= {name: FixedWidth(sigma) for name, sigma in BY_HAND.items()}
-    keys = [(settings.seed, FRESH, 1 + i) for i in range(FRESH_SETS)]
-    fresh = [data.checkerboard(settings.samples, generator_of(*key)).to(x_0) for key in keys]
-    samples: dict[str, Tensor] = {}
-    scores: dict[str, Scores] = {}
-    curves: dict[str, list[float]] = {}
-    for name, deep in methods.items():
-        curves[name] = []
-        steps = adaptive_flow(deep, start, x_0, settings, ts.tolist())
-        for t, z in tqdm(steps, f"sampling {name}", len(ts), disable=not progress, leave=False):
-            kernel = run.deep.kernel(torch.tensor(t, device=z.device))
-            gap = dk.mmd2(z.flatten(0, 1), x_0, kernel, estimator="biased")
-            curves[name].append(gap.item())
-        samples[name] = z.flatten(0, 1)[: settings.samples] * scale
-        scores[name] = score(samples[name], fresh)
-    samples["data"] = fresh[0]
+    """Draws samples of the run, of DMMD with its flows by hand, and scores them."""
+    settings, chosen = run.settings, run.settings.system
+    keys = [(settings.seed, Stream.FRESH, 1 + i) for i in range(FRESH_SETS)]
+    fresh = [data.checkerboard(settings.samples, generator_of(*key)) for key in keys]
+    flows = None
+    if isinstance(chosen, DmmdSettings) and chosen.kernel != "linear":
+        flows = flows_of(run, progress=progress)
+        samples = dict(flows.samples)
+    else:
+        samples = {run.system.name: draw_samples(run, settings.samples, progress=progress)}
+    samples = {name: points.cpu() for name, points in samples.items()}
+    scores = {name: score(points, fresh) for name, points in samples.items()}
     floors = [score(x, [y]) for x, y in itertools.pairwise([*fresh, fresh[0]])]
     scores["data"] = Scores(
         *(math.fsum(column) / len(floors) for column in zip(*floors, strict=True))
     )
-    assert run.deep.width is not None, "a linear kernel has no place in this comparison"
-    widths: dict[str, Callable[[Tensor], Tensor]] = {"dmmd": run.deep.width, **BY_HAND}
-    sigma = {name: width(ts.to(x_0)).cpu().numpy() for name, width in widths.items()}
-    return Comparison(
-        {name: points.cpu().numpy() for name, points in samples.items()},
-        scores,
-        ts.numpy(),
-        sigma,
-        {name: np.array(curve) for name, curve in curves.items()},
+    return Comparison(samples | {"data": fresh[0]}, scores, flows)
+
+
+@torch.no_grad()
+def flows_of(run: Run, *, progress: bool = False) -> Flows:
+    """The flow of a trained kernel on points, and those of widths by hand from the same start."""
+    settings, data_of_run = run.settings, LevelData.of(run)
+    plan, deep, x_0 = (
+        planned(settings, DmmdDrawing()),
+        data_of_run.deep,
+        data_of_run.clean_samples(),
     )
+    clouds = math.ceil(settings.samples / plan.particles)
+    generator = generator_of(0, Stream.START)
+    start = torch.randn(clouds, plan.particles, 2, generator=generator).to(x_0)
+    methods: dict[str, NoiseConditional] = {"dmmd": deep}
+    methods |= {name: FixedWidth(sigma) for name, sigma in BY_HAND.items()}
+    found: dict[str, Tensor] = {}
+    curves: dict[str, np.ndarray] = {}
+    for name, method in methods.items():
+        steps = adaptive_flow(
+            method, start, x_0, plan.ts, plan.step, plan.steps, backend=settings.backend
+        )
+        bar = tqdm(steps, f"sampling {name}", len(plan.ts), disable=not progress, leave=False)
+        gaps = []
+        for t, z in bar:
+            kernel = deep.kernel(torch.tensor(t, device=z.device))
+            gaps.append(dk.mmd2(z.flatten(0, 1), x_0, kernel, estimator="biased").item())
+        found[name] = z.flatten(0, 1)[: settings.samples] * run.dataset.scale
+        curves[name] = np.array(gaps)
+    assert deep.width is not None, "a linear kernel has no place among these"
+    widths: dict[str, Callable[[Tensor], Tensor]] = {"dmmd": deep.width, **BY_HAND}
+    ts = torch.tensor(plan.ts)
+    sigma = {name: width(ts.to(x_0)).cpu().numpy() for name, width in widths.items()}
+    return Flows(found, ts.numpy(), sigma, curves)
 
 
 def table(scores: dict[str, Scores]) -> str:
@@ -143,17 +168,3 @@ def table(scores: dict[str, Scores]) -> str:
             f"{row.inside:>9.3f}"
         )
     return "\n".join(lines)
-
-
-def evaluate(run: Run) -> None:
-    """Compares, prints the table, writes samples.npz, scores.json and figure.png."""
-    from dmmd_kernels.evaluation.figures import comparison_figure
-
-    found = compare(run, progress=True)
-    arrays: dict[str, Any] = dict(found.samples)
-    np.savez(run.folder / "samples.npz", **arrays)
-    rows = {name: row._asdict() for name, row in found.scores.items()}
-    (run.folder / "scores.json").write_text(json.dumps(rows, indent=2) + "\n")
-    comparison_figure(run.folder / "figure.png", found)
-    tqdm.write(table(found.scores))
-    tqdm.write(f"samples, scores and figure are in {run.folder}")

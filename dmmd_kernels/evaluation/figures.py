@@ -1,9 +1,7 @@
 """Figures of the programs. matplotlib without a display; nothing here computes a result."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,9 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dmmd_kernels import data, metrics
-
-if TYPE_CHECKING:
-    from dmmd_kernels.evaluation.comparison import Comparison
+from dmmd_kernels.evaluation.comparison import Comparison, Flows
 
 COLOURS = {
     "data": "#4d4d4d",
@@ -31,6 +27,10 @@ TITLES = {
     "fixed_0.1": "MMD flow, σ = 0.1",
     "fixed_0.5": "MMD flow, σ = 0.5",
     "linear": "σ(t) = 0.1(1 - t) + 0.5t",
+    "dmmd_e": "DMMD-e",
+    "a_dmmd": "a-DMMD",
+    "a_dmmd_a": "a-DMMD-a",
+    "a_dmmd_e": "a-DMMD-e",
 }
 LIMIT = 3.6
 
@@ -53,29 +53,43 @@ def scatter_pixels(points: np.ndarray, title: str, limit: float) -> np.ndarray:
 
 
 def comparison_figure(path: Path, found: Comparison) -> None:
-    """Data and every method's samples above; σ(t) and MMD²(P_t, P; t) below."""
-    figure = _figure(15, 7.4)
+    """Data and every method's samples; below those of DMMD σ(t) and MMD²(P_t, P; t)."""
     names = ["data", *(name for name in found.samples if name != "data")]
-    grid = figure.add_gridspec(2, 2 * len(names), height_ratios=[1.0, 1.15])
+    rows = [1.0] if found.flows is None else [1.0, 1.15]
+    figure = _figure(3 * len(names), 3.4 * sum(rows))
+    grid = figure.add_gridspec(len(rows), 2 * len(names), height_ratios=rows)
     for column, name in enumerate(names):
         axes = figure.add_subplot(grid[0, 2 * column : 2 * column + 2])
-        _points(axes, found.samples[name], COLOURS[name], LIMIT)
-        row = found.scores[name]
-        axes.set_title(TITLES[name])
+        points, row = found.samples[name].numpy(), found.scores[name]
+        _points(axes, points, COLOURS.get(name, COLOURS["dmmd"]), LIMIT)
+        axes.set_title(TITLES.get(name, name))
         axes.set_xlabel(f"energy distance {row.energy:.4f}\n{row.inside:.0%} inside")
-    half = len(names)
-    width = figure.add_subplot(grid[1, :half])
-    gap = figure.add_subplot(grid[1, half:])
-    for name, values in found.sigma.items():
-        width.plot(found.t, values, color=COLOURS[name], label=TITLES[name], **_weight(name))
-    for name, values in found.mmd2.items():
-        gap.plot(found.t, values, color=COLOURS[name], **_weight(name))
+    if found.flows is not None:
+        half = len(names)
+        _curves(figure.add_subplot(grid[1, :half]), figure.add_subplot(grid[1, half:]), found.flows)
+    figure.savefig(path)
+
+
+def _curves(width: Axes, gap: Axes, flows: Flows) -> None:
+    for name, values in flows.sigma.items():
+        width.plot(flows.t, values, color=COLOURS[name], label=TITLES[name], **_weight(name))
+    for name, values in flows.mmd2.items():
+        gap.plot(flows.t, values, color=COLOURS[name], **_weight(name))
     width.set(title="width of the kernel, σ(t), in units of half the board", yscale="log")
     gap.set(title="MMD²(P_t, P; t) of each flow, measured with the learned kernel", yscale="log")
     for axes in (width, gap):
         axes.set_xlabel("noise level t; the flow goes from right to left")
         axes.grid(alpha=0.3)
     width.legend(fontsize=9)
+
+
+def side_by_side(path: Path, pictures: dict[str, Tensor], shown: int = 100) -> None:
+    """The first images of each set, (N, C, H, W)."""
+    figure = _figure(5 * len(pictures), 5.3)
+    axes = figure.subplots(1, len(pictures), squeeze=False)[0]
+    for side, (title, images) in zip(axes, pictures.items(), strict=True):
+        side.imshow(np.squeeze(data.tile(images[:shown])), cmap="gray", vmin=0, vmax=255)
+        side.set(title=TITLES.get(title, title), xticks=[], yticks=[])
     figure.savefig(path)
 
 

@@ -1,15 +1,13 @@
-"""Networks of the deep kernel k(x, y; t) = k_base(φ(x, t), φ(y, t)) (DMMD, eq. 2). torch only.
+"""Small feature networks φ(x, t), and the width σ(t). torch only.
 
 A feature network is a module (x (T, B, *shape), t (T,)) → (T, B, K): T noise levels at once, one t
-each. A new one is a class here and a name in the settings of the training program.
+each. A new one is a class here and a name in runs/backbone.py.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
-
-from dmmd_kernels.kernels import Kernel, gaussian, linear, rational_quadratic
 
 
 def fourier(t: Tensor, frequencies: int) -> Tensor:
@@ -141,54 +139,3 @@ class ConvFeatures(nn.Module):
 def _modulated(h: Tensor, part: Tensor) -> Tensor:
     scale, shift = part.chunk(2, 1)
     return nn.functional.silu(h * (1 + scale) + shift)
-
-
-class DeepKernel(nn.Module):
-    """The noise-conditional kernel: features φ(x, t) and, at each t, a base kernel on them.
-
-    base "linear" has no parameter; "gaussian" has σ(t; θ) from `width`; "rational_quadratic" the
-    same with α = 1. With `autocast` the feature network runs in bfloat16; features,
-    and all that is made of them, stay in the dtype of the samples.
-    """
-
-    BASES = ("gaussian", "rational_quadratic", "linear")
-
-    def __init__(
-        self,
-        features: nn.Module,
-        base: str,
-        width: nn.Module | None = None,
-        *,
-        autocast: bool = False,
-    ) -> None:
-        super().__init__()
-        if base not in self.BASES:
-            raise ValueError(f"DeepKernel: base must be one of {self.BASES}, got {base!r}")
-        if (width is None) != (base == "linear"):
-            raise ValueError(f"DeepKernel: base={base!r} must come with a width unless linear")
-        self.features, self.base, self.width, self.autocast = features, base, width, autocast
-
-    @property
-    def on_points(self) -> bool:
-        """Whether φ(x, t) = x, so that particles flow without a network."""
-        return isinstance(self.features, IdentityFeatures)
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """φ(x, t): x (T, B, *shape), t (T,) → (T, B, K)"""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            if self._differentiated_twice(x):
-                return self.features.forward(x, t).to(x.dtype)
-            return self.features(x, t).to(x.dtype)
-
-    def _differentiated_twice(self, x: Tensor) -> bool:
-        """In x and then in θ: a compiled network (features.compile()) can only be once."""
-        trained = any(p.requires_grad for p in self.features.parameters())
-        return trained and x.requires_grad and torch.is_grad_enabled()
-
-    def kernel(self, t: Tensor) -> Kernel:
-        """The base kernel at the levels t, with parameters of the shape of t."""
-        if self.width is None:
-            return linear()
-        if self.base == "gaussian":
-            return gaussian(self.width(t))
-        return rational_quadratic(1.0, self.width(t))

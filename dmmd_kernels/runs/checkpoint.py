@@ -23,6 +23,7 @@ from tqdm import tqdm
 TENSORS, RECORD = "state.safetensors", "state.json"
 _STAGING = ".staging-"
 _MAX_RECORD_BYTES = 1 << 20
+_MAX_PHASES = 10_000  # each may bring a network that is built before its weights are looked for
 
 
 class CheckpointError(RuntimeError):
@@ -36,6 +37,11 @@ class Checkpoint(NamedTuple):
     step: int
     tensors: dict[str, Tensor]
     record: dict[str, Any]
+
+    @property
+    def phase(self) -> int:
+        """Of a training in phases; 0 otherwise."""
+        return self.record.get("phase", 0)
 
 
 def save(
@@ -140,6 +146,18 @@ def find(path: str | Path, report: Callable[[str], None] = tqdm.write) -> Checkp
     )
 
 
+def peek(path: str | Path) -> dict[str, Any]:
+    """The record alone of the checkpoint that `find` would take; {} where none can be read."""
+    path = Path(path)
+    places = [path, path.parent, *_places(path / "checkpoints"), *_places(path)]
+    for place in places:
+        try:
+            return _load_record(place / RECORD)
+        except (OSError, ValueError, RecursionError):
+            continue
+    return {}
+
+
 def _places(folder: Path) -> list[Path]:
     """Checkpoints below the folder, newest first."""
     return sorted(folder.glob("step-" + "[0-9]" * 8), reverse=True)
@@ -164,6 +182,8 @@ def _load_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{RECORD} is not what was written")
     if type(record.get("step")) is not int or not isinstance(record.get("settings"), dict):
         raise ValueError(f"{RECORD} must have a step and settings")
+    if type(record.get("phase", 0)) is not int or not 0 <= record.get("phase", 0) < _MAX_PHASES:
+        raise ValueError(f"{RECORD} must have a phase from 0 to {_MAX_PHASES - 1}")
     return record
 
 

@@ -5,80 +5,61 @@ import math
 import time
 import uuid
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
-import torch
-
 from dmmd_kernels.runs.settings import Settings
-from dmmd_kernels.systems.dmmd.losses import Loss
+from dmmd_kernels.runs.system import Numbers
 
-BANDS = 4
 Sink = Callable[[int, dict[str, float]], None]
 
 
 class Log:
     """One line of log.jsonl every `log_every` steps; a continued run drops what it writes again.
 
-    A line holds the step, the loss and its parts as means over the levels of that step; MMD² of
-    each quarter of [t_min, t_max] that had a level; the learning rate; images a second that went
-    through the network, noised and clean, 2 T B a step; seconds since the run began or went on.
+    A line holds the step, the numbers that the system tells of it, samples a second that went
+    through a network ("images_per_second"), and seconds since the run began or went on.
     """
 
-    def __init__(self, settings: Settings, step: int) -> None:
-        self.settings, self.step = settings, step
+    def __init__(self, settings: Settings, step: int, remedy: str = "") -> None:
+        """
+        Args:
+            step: the last one done.
+            remedy: what helps when numbers are not finite.
+        """
+        self.remedy = remedy
         self.sinks = [make(settings, step) for make in _sinks(settings)]
         path = settings.folder / "log.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
         path.write_text("".join(kept))
         self.file = path.open("a")
         self.begin = self.last = time.perf_counter()
+        self.seen = 0
 
-    def write(self, step: int, loss: Loss, learning_rate: float) -> dict[str, float]:
+    def write(self, step: int, numbers: Numbers, seen: int) -> dict[str, float]:
         """Writes the line of a step everywhere and returns it.
 
+        Args:
+            seen: samples that went through a network since the run began or went on.
+
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: a number is not finite.
         """
         now = time.perf_counter()
-        images = 2 * self.settings.levels * self.settings.batch * (step - self.step)
-        values = summary(loss, step) | bands(loss, self.settings)
-        values["learning_rate"] = learning_rate
-        values["images_per_second"] = round(images / max(now - self.last, 1e-9), 1)
-        self.step, self.last = step, now
+        values = {name: float(value) for name, value in numbers.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                what = "the loss" if name == "loss" else name
+                raise FloatingPointError(f"train: {what} is {value} at step {step}; {self.remedy}")
+        if seen > self.seen:
+            rate = (seen - self.seen) / max(now - self.last, 1e-9)
+            values["images_per_second"] = round(rate, 1)
+        self.seen, self.last = seen, now
         seconds = round(now - self.begin, 3)
         self.file.write(json.dumps({"step": step, **values, "seconds": seconds}) + "\n")
         self.file.flush()
         for sink in self.sinks:
             sink(step, values)
         return values
-
-
-def summary(loss: Loss, step: int) -> dict[str, float]:
-    """The loss and its parts, as means over levels.
-
-    Raises:
-        FloatingPointError: the loss is not finite.
-    """
-    total = loss.total.item()
-    if not math.isfinite(total):
-        raise FloatingPointError(
-            f"train: the loss is {total} at step {step}; take a smaller learning_rate"
-        )
-    names = ("mmd2", "feature_norm", "gradient_penalty")
-    return {"loss": total} | {name: getattr(loss, name).mean().item() for name in names}
-
-
-def bands(loss: Loss, settings: Settings) -> dict[str, float]:
-    """The mean MMD² over the levels in each quarter of [t_min, t_max] that has any."""
-    edges = torch.linspace(settings.t_min, settings.t_max, BANDS + 1).tolist()
-    place = torch.bucketize(loss.t.cpu(), torch.tensor(edges[1:-1]))
-    found = {}
-    for band, (low, high) in enumerate(pairwise(edges)):
-        inside = loss.mmd2.cpu()[place == band]
-        if len(inside):
-            found[f"mmd2/{low:.2f}-{high:.2f}"] = inside.mean().item()
-    return found
 
 
 def _sinks(settings: Settings) -> list[Callable[[Settings, int], Sink]]:
@@ -117,7 +98,7 @@ def _wandb(settings: Settings, step: int) -> Sink:
         resume="allow",
         name=settings.folder.name,
         dir=str(settings.folder),
-        config=settings.plain(),
+        config=settings.flat(),
     )
     return lambda step, values: run.log(values, step=step)
 

@@ -2,26 +2,16 @@
 
     L = mean over levels t of  -MMD²_u(X_t, X_0; t, θ) + λ_l2 L_l2(θ, t) + λ_grad L_grad(θ, t)
 
-A deep kernel is anything that maps (x (T, B, *shape), t (T,)) to features (T, B, K) and has
-`kernel(t)`, the base kernel with parameters of shape (T,): models.DeepKernel. All T levels go
-through one batched op.
+All T levels go through one batched op.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dmmd_kernels.kernels import Kernel
-from dmmd_kernels.ops import mmd2, witness_grad
-
-
-class NoiseConditional(Protocol):
-    """k(x, y; t) = k_base(φ(x, t), φ(y, t); t) (DMMD, eq. 2)."""
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
-
-    def kernel(self, t: Tensor) -> Kernel: ...
+import dmmd_kernels as dk
+from dmmd_kernels.systems.dmmd.deep_kernel import NoiseConditional, pulled_back
 
 
 class Loss(NamedTuple):
@@ -73,7 +63,7 @@ def noise_conditional_loss(
             f"{tuple(x_t.shape)}, {tuple(x_0.shape)} and {tuple(t.shape)}"
         )
     a_t, a_0, kernel = deep(x_t, t), deep(x_0, t), deep.kernel(t)
-    gap = mmd2(a_t, a_0, kernel, backend=backend)
+    gap = dk.mmd2(a_t, a_0, kernel, backend=backend)
     norm = penalty = torch.zeros_like(gap)
     if feature_weight > 0:
         norm = feature_norm(a_t, a_0)
@@ -107,7 +97,7 @@ def gradient_penalty(
     a_t: Tensor,
     a_0: Tensor,
     t: Tensor,
-    kernel: Kernel,
+    kernel: dk.Kernel,
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -124,39 +114,7 @@ def gradient_penalty(
         kernel: deep.kernel(t).
         backend: as in `dk.witness_grad`.
     """
-    slope = witness_slope(deep, x_hat, a_t, a_0, t, kernel, backend=backend, create_graph=True)
+    gradient = lambda a: dk.witness_grad(a, a_t, a_0, kernel, backend=backend)
+    slope = pulled_back(deep, x_hat, t, gradient, create_graph=True)
     length = torch.linalg.vector_norm(slope.flatten(2), dim=-1)
     return (length - 1).square().mean(-1)
-
-
-def witness_slope(
-    deep: NoiseConditional,
-    x: Tensor,
-    a_t: Tensor,
-    a_0: Tensor,
-    t: Tensor,
-    kernel: Kernel,
-    *,
-    backend: str = "auto",
-    create_graph: bool = False,
-) -> Tensor:
-    """∇_x f(φ(x, t)) = Jᵀ g, J the Jacobian of φ at x, g the witness gradient at φ(x, t).
-
-    f is the witness of the features a_t against a_0 (DMMD, eqs 1, 4). One vector-Jacobian product
-    of the feature network; the sweep over the pairs happens on features alone.
-
-    Args:
-        x: (T, B, *shape).
-        a_t, a_0: features of the two samples, (T, N, K) and (T, M, K) or (M, K).
-        create_graph: keep the graph, so that the result can be differentiated once more.
-
-    Returns:
-        (T, B, *shape).
-    """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        a = deep(x, t)
-        at = a if create_graph else a.detach()
-        g = witness_grad(at, a_t, a_0, kernel, backend=backend)
-        (slope,) = torch.autograd.grad(a, x, grad_outputs=g, create_graph=create_graph)
-    return slope

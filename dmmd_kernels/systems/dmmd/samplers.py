@@ -7,21 +7,19 @@ the witness f alone, one function each here:
     approximate_slope   noised data against clean data                   (DMMD, eq. 13)
     alone_slope         each particle by itself against clean data       (eq. 9 with N_p = 1)
 
-METHODS says which of them a sampler follows along the levels and in its two last steps at t_min.
+draws.METHODS says which of them a sampler follows along the levels and in its two last steps.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 import dmmd_kernels as dk
-from dmmd_kernels.runs.settings import Settings
-from dmmd_kernels.systems.dmmd.losses import NoiseConditional
+from dmmd_kernels.systems.dmmd.deep_kernel import NoiseConditional, pulled_back
 
 ROWS = 256  # images that go through the network at once
-FINAL_STEPS = 2
 ENERGY_KNEE = 0.2  # the noise level below which steps of an energy kernel shorten
 
 
@@ -43,19 +41,15 @@ class Level(NamedTuple):
     noised: Tensor | None = None
 
 
+class Step(NamedTuple):
+    """η of a step: c, or where `is_stable` c σ(t)²/mean k(x, x'); see `step_length`."""
+
+    c: float
+    is_stable: bool = False
+
+
+# (deep, cloud of particles (1, N_p, *shape), level, backend=, rows=) → ∇f at each, of its shape.
 Slope = Callable[..., Tensor]
-
-
-class Method(NamedTuple):
-    """A sampler: the slope followed along the levels, and in two steps after them, if any.
-
-    Attributes:
-        body: from t_max down to t_min.
-        final: in FINAL_STEPS steps at t_min, with a rate η_final of their own.
-    """
-
-    body: Slope
-    final: Slope | None = None
 
 
 def exact_slope(
@@ -77,7 +71,7 @@ def exact_slope(
     def gradient(a: Tensor) -> Tensor:
         return dk.witness_grad(a, a, level.clean, level.kernel, backend=backend)
 
-    return pulled_back(deep, z, level.t, gradient, rows)
+    return pulled_back(deep, z, level.t, gradient, rows=rows)
 
 
 def approximate_slope(
@@ -100,7 +94,7 @@ def approximate_slope(
     def gradient(a: Tensor) -> Tensor:
         return dk.witness_grad(a, x_t, level.clean, level.kernel, backend=backend)
 
-    return pulled_back(deep, z, level.t, gradient, rows)
+    return pulled_back(deep, z, level.t, gradient, rows=rows)
 
 
 def alone_slope(
@@ -119,51 +113,18 @@ def alone_slope(
         data = dk.potential_grad(a, level.clean, share, level.kernel, backend=backend)
         return itself[None, :, 0] - data
 
-    return pulled_back(deep, z, level.t, gradient, rows)
-
-
-METHODS = {
-    "dmmd": Method(exact_slope),
-    "dmmd_e": Method(exact_slope, exact_slope),
-    "a_dmmd": Method(approximate_slope),
-    "a_dmmd_a": Method(approximate_slope, approximate_slope),
-    "a_dmmd_e": Method(approximate_slope, alone_slope),
-}
-
-
-def pulled_back(
-    deep: NoiseConditional, z: Tensor, t: Tensor, gradient: Callable[[Tensor], Tensor], rows: int
-) -> Tensor:
-    """Jᵀ g(φ(z)), J the Jacobian of φ(·, t) at z: one vector-Jacobian product of the network.
-
-    Args:
-        deep: the noise-conditional kernel.
-        z: (1, n, *shape).
-        t: (1,).
-        gradient: features (1, n, K) → g (1, n, K).
-        rows: how many of z go through the network at once. From n on there is one pass forward and
-            one back; below, one more forward, and results differ by the network's rounding.
-    """
-    if z.shape[1] <= rows:
-        return _product(deep, z, t, gradient)
-    blocks = z.split(rows, 1)
-    g = gradient(torch.cat([deep(block, t) for block in blocks], 1)).split(rows, 1)
-    parts = zip(blocks, g, strict=True)
-    return torch.cat([_product(deep, block, t, lambda _: v) for block, v in parts], 1)  # noqa: B023
-
-
-def _product(
-    deep: NoiseConditional, z: Tensor, t: Tensor, gradient: Callable[[Tensor], Tensor]
-) -> Tensor:
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        a = deep(z, t)
-        (slope,) = torch.autograd.grad(a, z, grad_outputs=gradient(a.detach()))
-    return slope
+    return pulled_back(deep, z, level.t, gradient, rows=rows)
 
 
 def descend(
-    deep: NoiseConditional, z: Tensor, level: Level, slope: Slope, steps: int, **how
+    deep: NoiseConditional,
+    z: Tensor,
+    level: Level,
+    slope: Slope,
+    steps: int,
+    *,
+    backend: str = "auto",
+    rows: int = ROWS,
 ) -> None:
     """`steps` times Z_i ← Z_i - η ∇f(Z_i, t), in place, for each cloud of z (clouds, N_p, *shape).
 
@@ -175,7 +136,7 @@ def descend(
     """
     for cloud in z.split(1):
         for _ in range(steps):
-            moved = slope(deep, cloud, level, **how)
+            moved = slope(deep, cloud, level, backend=backend, rows=rows)
             dk.flow_update(cloud.flatten(2), moved.flatten(2), step_size=level.eta)
     if not torch.isfinite(z).all():
         raise not_finite(level.t.item())
@@ -188,7 +149,14 @@ def not_finite(t: float) -> FloatingPointError:
 
 
 def adaptive_flow(
-    deep: NoiseConditional, z: Tensor, x_0: Tensor, settings: Settings, ts: list[float]
+    deep: NoiseConditional,
+    z: Tensor,
+    x_0: Tensor,
+    ts: Sequence[float],
+    step: Step,
+    count: int,
+    *,
+    backend: str = "auto",
 ) -> Iterator[tuple[float, Tensor]]:
     """Algorithm 2: at each level t, N_s times Z_i ← Z_i - η_t ∇f(Z_i, t), all i at once.
 
@@ -199,8 +167,10 @@ def adaptive_flow(
         deep: the noise-conditional kernel.
         z: particles, (clouds, N_p, *shape).
         x_0: clean samples, (N_c, *shape).
-        settings: step_size, step_rule, sample_steps, backend.
         ts: noise levels, in the order of the flow.
+        step: η.
+        count: N_s.
+        backend: of the ops.
 
     Yields:
         (t, z) after the steps of each level.
@@ -208,49 +178,55 @@ def adaptive_flow(
     Raises:
         FloatingPointError: particles became infinite or NaN; the message names the level.
     """
-    if getattr(deep, "on_points", False):
-        yield from _flow_of_points(deep, z, x_0, settings, ts)
+    if deep.on_points:
+        yield from _flow_of_points(deep, z, x_0, ts, step, count, backend)
     else:
-        sides = (level_of(deep, settings, t, data_features(deep, x_0, t)) for t in ts)
-        yield from flow_of_features(deep, z, sides, exact_slope, settings)
+        levels = (level_of(deep, step, t, data_features(deep, x_0, t), backend=backend) for t in ts)
+        yield from flow_of_features(deep, z, levels, exact_slope, count, backend=backend)
 
 
 @torch.no_grad()
 def flow_of_features(
     deep: NoiseConditional,
     z: Tensor,
-    sides: Iterable[Level],
+    levels: Iterable[Level],
     slope: Slope,
-    settings: Settings,
+    count: int,
+    *,
+    backend: str = "auto",
     rows: int = ROWS,
 ) -> Iterator[tuple[float, Tensor]]:
-    """N_s steps along the slope at each level. Args, Yields, Raises: as in `adaptive_flow`."""
+    """N_s = count steps along the slope at each level. Yields, Raises: as in `adaptive_flow`."""
     z = z.clone()
-    for level in sides:
-        how = {"backend": settings.backend, "rows": rows}
-        descend(deep, z, level, slope, settings.sample_steps, **how)
+    for level in levels:
+        descend(deep, z, level, slope, count, backend=backend, rows=rows)
         yield level.t.item(), z.clone()
 
 
 @torch.no_grad()
 def _flow_of_points(
-    deep: NoiseConditional, z: Tensor, x_0: Tensor, settings: Settings, ts: list[float]
+    deep: NoiseConditional,
+    z: Tensor,
+    x_0: Tensor,
+    ts: Sequence[float],
+    step: Step,
+    count: int,
+    backend: str,
 ) -> Iterator[tuple[float, Tensor]]:
     """φ(x, t) = x: all levels are one flow, with tables of σ(t) and η_t."""
-    count = settings.sample_steps
-    t = torch.tensor(ts, device=z.device).to(z)
-    etas = torch.tensor([step_length(settings, deep, x_0.flatten(1), level[None]) for level in t])
+    t, x_0 = torch.tensor(ts, device=z.device).to(z), x_0.flatten(1)
+    etas = torch.tensor([step_length(deep, step, x_0, at[None], backend=backend) for at in t])
     reached: list[Tensor] = []
     try:
         dk.flow(
             z.flatten(2),
-            x_0.flatten(1),
+            x_0,
             deep.kernel(t.repeat_interleave(count)[:, None]),
             step_size=etas.repeat_interleave(count),
             steps=count * len(ts),
             callback=lambda _, particles: reached.append(particles.view_as(z)),
             callback_every=count,
-            backend=settings.backend,
+            backend=backend,
         )
     except dk.FlowError as error:
         raise not_finite(ts[(error.step - 1) // count]) from error
@@ -259,15 +235,17 @@ def _flow_of_points(
 
 def level_of(
     deep: NoiseConditional,
-    settings: Settings,
+    step: Step,
     t: float,
     clean: Tensor,
     noised: Tensor | None = None,
+    *,
+    backend: str = "auto",
 ) -> Level:
-    """The Level at t, given the features of the data there; η by settings.step_rule."""
+    """The Level at t, given the features of the data there."""
     at = torch.tensor([t], dtype=clean.dtype, device=clean.device)
     with torch.no_grad():
-        eta = step_length(settings, deep, clean, at)
+        eta = step_length(deep, step, clean, at, backend=backend)
         return Level(at, deep.kernel(at), eta, clean, noised)
 
 
@@ -287,17 +265,17 @@ def data_features(deep: NoiseConditional, x: Tensor, t: float | Tensor, rows: in
 
 @torch.no_grad()
 def energy_level(
-    deep: NoiseConditional, settings: Settings, t: float, x_0: Tensor, rows: int = ROWS
+    deep: NoiseConditional, c: float, t: float, x_0: Tensor, *, rows: int = ROWS
 ) -> Level:
     """The Level at t with k = -|φ(x) - φ(y)| in place of the trained base kernel (ours).
 
     Why: with a linear kernel particles rest once mean features agree, though single images are
     not yet like the data. This witness is zero only where all of the features' distribution
     agrees. Its slope does not fall with the distance, so steps are short where features change fast
-    with x, at small t.
+    with x, at small t: η = c min(1, t / ENERGY_KNEE).
     """
     at = torch.tensor([t], dtype=x_0.dtype, device=x_0.device)
-    eta = settings.energy_step * min(1.0, t / ENERGY_KNEE)
+    eta = c * min(1.0, t / ENERGY_KNEE)
     return Level(at, dk.energy(), eta, torch.cat(list(_features(deep, x_0, at, rows))))
 
 
@@ -309,19 +287,21 @@ def is_linear(kernel: dk.Kernel) -> bool:
     return all(term.profile == "linear" for term in kernel.terms)
 
 
-def step_length(settings: Settings, deep: NoiseConditional, a_0: Tensor, t: Tensor) -> float:
-    """η = c, or for step_rule = "stable" η = c σ(t)² / k̄, k̄ = mean k(x, x') over clean features.
+def step_length(
+    deep: NoiseConditional, step: Step, a_0: Tensor, t: Tensor, *, backend: str = "auto"
+) -> float:
+    """η = c, or if stable η = c σ(t)² / k̄, k̄ = mean k(x, x') over clean features a_0 (N, K).
 
     Why: a ripple of wave number κ on a cloud of even density decays at the rate k̄ κ² e^(-κ²σ²/2)
     times η per step. It is fastest at κ² = 2/σ², so steps overshoot from η = e σ²/k̄ on: c < e for
     every σ, and equal c means equally bold. This rule is ours; the paper gives none for 2-D.
     """
-    if settings.step_rule == "constant":
-        return settings.step_size
+    if not step.is_stable:
+        return step.c
     kernel = deep.kernel(t[0])
     some = a_0[:1000]
     share = some.new_full((len(some),), 1 / len(some))
-    mean = dk.potential(some, some, share, kernel, backend=settings.backend).mean().item()
+    mean = dk.potential(some, some, share, kernel, backend=backend).mean().item()
     scale = kernel.terms[0].scale
     sigma2 = 0.5 / float(scale) if scale is not None else 1.0
-    return settings.step_size * sigma2 / mean
+    return step.c * sigma2 / mean

@@ -11,11 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-PARTS = {"feature_norm": "L_ℓ2", "gradient_penalty": "L_∇"}
+LABELS = {"feature_norm": "L_ℓ2", "gradient_penalty": "L_∇", "sigma": "σ"}
+# Numbers of a line that are no result of training.
+OTHERS = {"step", "seconds", "loss", "learning_rate", "images_per_second"}
 
 
 def training_figure(folder: Path) -> Path:
-    """MMD² by noise level, and the penalties, against the steps of training.
+    """MMD², of DMMD by noise level, and what else a step tells, against the steps of training.
 
     Raises:
         FileNotFoundError: the folder has no log.jsonl.
@@ -27,16 +29,20 @@ def training_figure(folder: Path) -> Path:
     figure = Figure(figsize=(10, 3.6), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    names = {name for line in lines for name in line}
-    for name in sorted(name for name in names if name.startswith("mmd2/")):
-        _curve(left, lines, name, f"t in {name.removeprefix('mmd2/').replace('-', ' … ')}")
-    for name, label in PARTS.items():
-        _curve(right, lines, name, label)
-    left.set(title="MMD² between noised and clean samples", xlabel="step", yscale="symlog")
-    right.set(title="penalties", xlabel="step", yscale="symlog")
+    names = sorted({name for line in lines for name in line} - OTHERS)
+    by_level = [name for name in names if name.startswith("mmd2/")]
+    for name in by_level or [name for name in names if name == "mmd2"]:
+        level = name.removeprefix("mmd2").removeprefix("/").replace("-", " … ")
+        _curve(left, lines, name, f"t in {level}" if level else "MMD²")
+    for name in names:
+        if not name.startswith("mmd2"):
+            _curve(right, lines, name, LABELS.get(name, name))
+    left.set(title="MMD² of a step", xlabel="step", yscale="symlog")
+    right.set(title="what else it tells", xlabel="step", yscale="symlog")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if axes.lines:
+            axes.legend(fontsize=8)
     path = folder / "training.png"
     figure.savefig(path)
     return path

@@ -5,6 +5,8 @@ each. A new one is a class here and a name in runs/backbone.py.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,14 @@ def fourier(t: Tensor, frequencies: int) -> Tensor:
     """(…, 1 + 2F): t itself with cos(πft) and sin(πft), f = 1..F."""
     angle = math.pi * t[..., None] * torch.arange(1, frequencies + 1, device=t.device)
     return torch.cat([t[..., None], angle.cos(), angle.sin()], -1)
+
+
+def dense(sizes: Sequence[int]) -> nn.Sequential:
+    """Dense layers of the given sizes, first to last, with SiLU between them."""
+    layers: list[nn.Module] = []
+    for into, out in pairwise(sizes):
+        layers += [nn.Linear(into, out), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 class Width(nn.Module):
@@ -68,13 +78,7 @@ class MLPFeatures(nn.Module):
     def __init__(self, d: int, features: int, hidden: int = 128, frequencies: int = 4) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.body = nn.Sequential(
-            nn.Linear(d + 1 + 2 * frequencies, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, features),
-        )
+        self.body = dense([d + 1 + 2 * frequencies, hidden, hidden, features])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x (T, B, *shape), t (T,) → (T, B, K)"""

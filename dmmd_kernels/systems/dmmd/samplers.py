@@ -18,6 +18,7 @@ from torch import Tensor
 
 import dmmd_kernels as dk
 from dmmd_kernels.systems.dmmd.deep_kernel import NoiseConditional, pulled_back
+from dmmd_kernels.systems.step_rule import stable_step
 
 ROWS = 256  # images that go through the network at once
 ENERGY_KNEE = 0.2  # the noise level below which steps of an energy kernel shorten
@@ -290,18 +291,7 @@ def is_linear(kernel: dk.Kernel) -> bool:
 def step_length(
     deep: NoiseConditional, step: Step, a_0: Tensor, t: Tensor, *, backend: str = "auto"
 ) -> float:
-    """η = c, or if stable η = c σ(t)² / k̄, k̄ = mean k(x, x') over clean features a_0 (N, K).
-
-    Why: a ripple of wave number κ on a cloud of even density decays at the rate k̄ κ² e^(-κ²σ²/2)
-    times η per step. It is fastest at κ² = 2/σ², so steps overshoot from η = e σ²/k̄ on: c < e for
-    every σ, and equal c means equally bold. This rule is ours; the paper gives none for 2-D.
-    """
+    """η = c, or if stable c times `stable_step` of the kernel at t over clean features a_0."""
     if not step.is_stable:
         return step.c
-    kernel = deep.kernel(t[0])
-    some = a_0[:1000]
-    share = some.new_full((len(some),), 1 / len(some))
-    mean = dk.potential(some, some, share, kernel, backend=backend).mean().item()
-    scale = kernel.terms[0].scale
-    sigma2 = 0.5 / float(scale) if scale is not None else 1.0
-    return step.c * sigma2 / mean
+    return step.c * stable_step(a_0, deep.kernel(t[0]), backend=backend)

@@ -4,7 +4,8 @@
                               state.json           step, settings, versions, SHA-256 of both files
 
 A checkpoint is written beside its place and renamed into it when all of it is on the disk, so that
-a crash at any moment leaves the previous ones untouched; what it left behind is removed later.
+a crash at any moment leaves the previous ones untouched; what it left behind is removed by the next
+save. Reading changes nothing, so a run may be looked at while it trains.
 """
 
 import hashlib
@@ -61,7 +62,7 @@ def save(
         CheckpointError: the disk is full or the folder not writable; older ones are untouched.
     """
     place = folder / f"step-{step:08d}"
-    staging = folder / f"{_STAGING}{place.name}"
+    staging = folder / f"{_STAGING}{os.getpid()}-{place.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder)
@@ -103,20 +104,23 @@ def load(path: Path) -> Checkpoint:
 def latest(folder: Path, report: Callable[[str], None] = tqdm.write) -> Checkpoint | None:
     """The newest readable checkpoint below `folder`, or None when there never was one.
 
-    Each damaged one that is passed over is reported.
+    Each damaged one that is passed over is reported. One that the training which goes on there
+    removes meanwhile is none: then newer ones are there.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
     """
-    _remove_stale(folder)
-    places = _places(folder)
-    for place in places:
+    seen: set[Path] = set()
+    while places := [place for place in _places(folder) if place not in seen]:
+        place = places[0]
+        seen.add(place)
         try:
             return load(place)
         except CheckpointError as error:
-            report(f"{error}; trying the one before it")
-    if places:
-        raise CheckpointError(f"checkpoint: none of the {len(places)} in {folder} can be read")
+            if place.exists():
+                report(f"{error}; trying the one before it")
+    if left := _places(folder):
+        raise CheckpointError(f"checkpoint: none of the {len(left)} in {folder} can be read")
     return None
 
 
@@ -168,8 +172,21 @@ def _step_of(place: Path) -> int:
 
 
 def _remove_stale(folder: Path) -> None:
+    """What crashes left behind: that of this process, of dead ones, and of none."""
     for stale in folder.glob(f"{_STAGING}*"):
-        shutil.rmtree(stale, ignore_errors=True)
+        owner = stale.name.removeprefix(_STAGING).partition("-")[0]
+        if not owner.isdecimal() or int(owner) == os.getpid() or not _lives(int(owner)):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _load_record(path: Path) -> dict[str, Any]:

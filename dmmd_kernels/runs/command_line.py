@@ -141,7 +141,8 @@ def as_arguments(values: Mapping[str, Any]) -> list[str]:
             raise SettingsError(f"there is no option {name!r}")
         parts = value if isinstance(value, list | tuple) else [value]
         if not all(isinstance(part, str | int | float) for part in parts):
-            raise SettingsError(f"{name} must be text, a number, true or false, got {value!r}")
+            kinds = ", ".join(sorted({type(part).__name__ for part in parts}))
+            raise SettingsError(f"{name} must be text, a number, true or false, got {kinds}")
         found.append(f"--{name}={','.join(map(_as_text, parts))}")
     return found
 
@@ -230,7 +231,8 @@ def _file(path: Path) -> list[str]:
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"--config {path} is no YAML: {error}") from error
     if not isinstance(content, dict):
-        raise SettingsError(f"--config {path} must hold lines `name: value`, got {content!r}")
+        kind = type(content).__name__
+        raise SettingsError(f"--config {path} must hold lines `name: value`, got {kind}")
     return as_arguments(content)
 
 

@@ -18,7 +18,7 @@ from dmmd_kernels.evaluation.conclusion import conclude
 from dmmd_kernels.evaluation.curves import training_figure
 from dmmd_kernels.presets import PRESETS, settings_of
 from dmmd_kernels.runs.checkpoint import CheckpointError
-from dmmd_kernels.runs.command_line import read_run
+from dmmd_kernels.runs.command_line import read_run, sentence
 from dmmd_kernels.runs.loop import how_to_resume
 from dmmd_kernels.runs.settings import SettingsError
 from dmmd_kernels.systems import SYSTEMS, fit
@@ -28,7 +28,7 @@ KNOWN_ERRORS = (
     CheckpointError,
     SettingsError,
     FloatingPointError,
-    FileNotFoundError,  # of a data set
+    OSError,  # a data set that is not there, a disk that is full
     ImportError,  # of a library that a setting asks for
 )
 
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         training_figure(run.folder)
         conclude(run)
     except KNOWN_ERRORS as error:
-        tqdm.write(str(error), file=sys.stderr)
+        tqdm.write(sentence(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         tqdm.write(f"\nstopped; go on with\n  {how_to_resume(settings)}", file=sys.stderr)

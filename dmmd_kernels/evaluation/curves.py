@@ -3,13 +3,14 @@
 Writes training.png beside it; the training program does so at its end.
 """
 
-import json
 import sys
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from dmmd_kernels.runs.tracking import read_log
 
 LABELS = {"feature_norm": "L_ℓ2", "gradient_penalty": "L_∇", "sigma": "σ"}
 # Numbers of a line that are no result of training.
@@ -20,10 +21,9 @@ def training_figure(folder: Path) -> Path:
     """MMD², of DMMD by noise level, and what else a step tells, against the steps of training.
 
     Raises:
-        FileNotFoundError: the folder has no log.jsonl.
-        ValueError: the log has no lines.
+        ValueError: there is no log.jsonl, or none of its lines can be read.
     """
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = read_log(folder / "log.jsonl")
     if not lines:
         raise ValueError(f"curves: {folder / 'log.jsonl'} must have a line, got none")
     figure = Figure(figsize=(10, 3.6), dpi=80, layout="constrained")

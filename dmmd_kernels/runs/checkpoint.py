@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 TENSORS, RECORD = "state.safetensors", "state.json"
-_STAGING = ".staging-"
+_STAGING, _REMOVED = ".staging-", ".removed-"
 _MAX_RECORD_BYTES = 1 << 20
 _MAX_PHASES = 10_000  # each may bring a network that is built before its weights are looked for
 
@@ -73,12 +73,12 @@ def save(
         _write(staging / RECORD, json.dumps({**body, "record_sha256": _digest(body)}).encode())
         _sync_folder(staging)
         if place.exists():
-            shutil.rmtree(place)
+            _remove(place)
         staging.rename(place)
         _sync_folder(folder)
         for old in _places(folder)[keep:]:
             if not keep_every or _step_of(old) % keep_every:
-                shutil.rmtree(old)
+                _remove(old)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise CheckpointError(f"checkpoint: {place} could not be written: {error}") from error
@@ -128,7 +128,7 @@ def discard_after(folder: Path, step: int) -> None:
     """Removes the checkpoints after `step`: damaged ones, which a continued run writes again."""
     for place in _places(folder):
         if _step_of(place) > step:
-            shutil.rmtree(place)
+            _remove(place)
 
 
 def find(path: str | Path, report: Callable[[str], None] = tqdm.write) -> Checkpoint:
@@ -171,8 +171,18 @@ def _step_of(place: Path) -> int:
     return int(place.name.removeprefix("step-"))
 
 
+def _remove(place: Path) -> None:
+    """Whole, for those who look: it has another name before its first file goes."""
+    aside = place.with_name(f"{_REMOVED}{place.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    place.rename(aside)
+    shutil.rmtree(aside)
+
+
 def _remove_stale(folder: Path) -> None:
     """What crashes left behind: that of this process, of dead ones, and of none."""
+    for half in folder.glob(f"{_REMOVED}*"):
+        shutil.rmtree(half, ignore_errors=True)
     for stale in folder.glob(f"{_STAGING}*"):
         owner = stale.name.removeprefix(_STAGING).partition("-")[0]
         if not owner.isdecimal() or int(owner) == os.getpid() or not _lives(int(owner)):

@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
     def fail(self, error: Exception) -> NoReturn:
         """Ends the program with the sentence of the error and where to read on."""
-        self.exit(2, f"{self.prog}: error: {error}\n(--help explains every option)\n")
+        self.exit(2, f"{self.prog}: error: {sentence(error)}\n(--help explains every option)\n")
 
     def add_settings(self, of: type, defaults: Any = None) -> None:
         """An option for each setting of a class, those of its bases under titles of their own."""
@@ -75,6 +75,13 @@ class Parser(argparse.ArgumentParser):
             meant = f"; did you mean {near[0]}?" if near and name.startswith("--") else ""
             raise SettingsError(f"there is no option {name}{meant}")
         return found
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says to the user of a program, without Python's numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return str(error)
 
 
 def read(values: Mapping[str, Any], kinds: Kinds) -> Settings:

@@ -12,11 +12,13 @@ from types import FrameType
 import torch
 from tqdm import tqdm
 
+from dmmd_kernels.data.datasets import Dataset
 from dmmd_kernels.data.images import write_grid
 from dmmd_kernels.runs import checkpoint
 from dmmd_kernels.runs.command_line import as_yaml
+from dmmd_kernels.runs.files import held, write_whole
 from dmmd_kernels.runs.run import Run, choose_device, draw_samples, make_dataset
-from dmmd_kernels.runs.settings import Settings, check_same_run
+from dmmd_kernels.runs.settings import Settings, SettingsError, check_same_run
 from dmmd_kernels.runs.state import State
 from dmmd_kernels.runs.system import System
 from dmmd_kernels.runs.tracking import Log
@@ -26,13 +28,18 @@ PICTURED = 64
 
 
 class Interrupts:
-    """While active, Ctrl-C and SIGTERM only set `wanted`; a second one stops at once."""
+    """While active, Ctrl-C, SIGTERM and a terminal that closes only set `wanted`; a second one
+    stops at once."""
 
     def __init__(self) -> None:
         self.wanted = False
 
     def __enter__(self) -> "Interrupts":
-        kinds = (signal.SIGINT, signal.SIGTERM)
+        kinds = [
+            signal.SIGINT,
+            signal.SIGTERM,
+            *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []),
+        ]
         self.before = {kind: signal.signal(kind, self._note) for kind in kinds}
         return self
 
@@ -57,14 +64,29 @@ def fit(
         FloatingPointError: a number that a step tells of is not finite.
     """
     folder = settings.folder
+    dataset = make_dataset(settings, choose_device(settings.device))
+    if settings.batch > len(dataset.train):
+        raise SettingsError(
+            f"batch must be at most the {len(dataset.train)} training samples of "
+            f"{settings.data}, got {settings.batch}"
+        )
+    if not resume:
+        _set_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        return _fit(system, settings, dataset, resume, progress)
+
+
+def _fit(
+    system: System, settings: Settings, dataset: Dataset, resume: bool, progress: bool
+) -> Run | None:
+    folder = settings.folder
     found = checkpoint.latest(folder / "checkpoints") if resume else None
     if found is not None:
         check_same_run(settings, found.record["settings"])
-    elif not resume:
-        _set_aside(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(as_yaml(settings))
-    dataset = make_dataset(settings, choose_device(settings.device))
+    elif resume:
+        tqdm.write(f"nothing to continue in {folder}: a new run begins")
+    write_whole(folder / "config.yaml", as_yaml(settings))
     torch.manual_seed(settings.seed)
     state = system.build(settings, dataset, 0 if found is None else found.phase)
     if found is not None:
@@ -136,6 +158,8 @@ def _set_aside(folder: Path) -> None:
     """A new run never overwrites an old one: its folder gets another name."""
     if not folder.exists() or not any(folder.iterdir()):
         return
+    with held(folder):  # that of a running training stays where it is
+        pass
     number = 1
     while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1

@@ -11,8 +11,8 @@ from dmmd_kernels.runs.run import Run, load
 from dmmd_kernels.runs.settings import FIRST, Settings, SettingsError, options
 from dmmd_kernels.runs.system import System
 
-# What a user can mend; the last two: a data set or a library is missing.
-OPEN_ERRORS = (CheckpointError, SettingsError, FileNotFoundError, ImportError)
+# What a user can mend; the last two: a data set can't be read, or a library is missing.
+OPEN_ERRORS = (CheckpointError, SettingsError, OSError, ImportError)
 
 
 def add_opening(parser: Parser) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dmmd_kernels.data.datasets import DATASETS, Dataset
 from dmmd_kernels.runs import checkpoint, command_line
-from dmmd_kernels.runs.settings import Settings
+from dmmd_kernels.runs.settings import Settings, SettingsError
 from dmmd_kernels.runs.state import State
 from dmmd_kernels.runs.system import OnState, System
 
@@ -39,10 +39,21 @@ class Run:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is cuda where there is one."""
+    """ "auto" is cuda where there is one.
+
+    Raises:
+        SettingsError: there is no such device here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(
+            f"device must be cpu, cuda or auto, and be there; got {name!r}"
+        ) from error
+    return device
 
 
 def make_dataset(settings: Settings, device: torch.device) -> Dataset:

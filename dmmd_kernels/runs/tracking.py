@@ -6,7 +6,11 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from tqdm import tqdm
+
+from dmmd_kernels.runs.files import write_whole
 from dmmd_kernels.runs.settings import Settings
 from dmmd_kernels.runs.system import Numbers
 
@@ -29,8 +33,8 @@ class Log:
         self.remedy = remedy
         self.sinks = [make(settings, step) for make in _sinks(settings)]
         path = settings.folder / "log.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
+        kept = [line for line in read_log(path) if line["step"] <= step]
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = path.open("a")
         self.begin = self.last = time.perf_counter()
         self.seen = 0
@@ -103,9 +107,21 @@ def _wandb(settings: Settings, step: int) -> Sink:
     return lambda step, values: run.log(values, step=step)
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines before a crash cut one short."""
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; those that a crash or damage left unreadable are counted and left out."""
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [line for line in lines if line.startswith("{") and line.endswith("}\n")]
+    lines = path.read_bytes().split(b"\n")
+    found = [line for line in map(_line, lines) if line is not None]
+    lost = len([line for line in lines if line.strip()]) - len(found)
+    if lost:
+        tqdm.write(f"{path}: {lost} damaged line{'s' * (lost > 1)} left out")
+    return found
+
+
+def _line(content: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and type(found.get("step")) is int else None

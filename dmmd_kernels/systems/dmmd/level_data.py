@@ -8,7 +8,6 @@ or another forward process make another file. ε is one draw per datum and level
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from dmmd_kernels.data.batches import Stream, generator_of
 from dmmd_kernels.data.diffusion import Schedule
+from dmmd_kernels.runs.files import write_whole
 from dmmd_kernels.runs.run import Run
 from dmmd_kernels.systems.dmmd.deep_kernel import DeepKernel
 from dmmd_kernels.systems.dmmd.samplers import (
@@ -144,11 +144,9 @@ def _read(path: Path, name: str) -> Tensor | None:
 
 
 def _write(path: Path, name: str, table: Tensor) -> None:
-    """Whole or not at all. A table that can't be kept costs its time again, not the samples."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """A table that can't be kept costs its time again, not the samples."""
     try:
         path.parent.mkdir(exist_ok=True)
-        beside.write_bytes(tensor_files.save({name: table.cpu().contiguous()}))
-        beside.replace(path)
+        write_whole(path, tensor_files.save({name: table.cpu().contiguous()}))
     except OSError as error:
         tqdm.write(f"mean features can't be kept in {path.parent}: {error}")

@@ -1,4 +1,4 @@
-"""Looking at a run changes nothing, also while it is training."""
+"""Files of a run: looking at one changes nothing, writing is whole or not at all."""
 
 import os
 import shutil
@@ -8,8 +8,11 @@ import sys
 import pytest
 import torch
 
-from dmmd_kernels.runs import checkpoint
+from dmmd_kernels.runs import checkpoint, files
 from dmmd_kernels.runs.checkpoint import CheckpointError
+from dmmd_kernels.runs.files import LOCK, held, write_whole
+from dmmd_kernels.runs.settings import SettingsError
+from dmmd_kernels.runs.tracking import read_log
 
 
 def save(folder, step, **how):
@@ -73,3 +76,43 @@ def test_peeking_reads_the_newest_record_that_is_whole(tmp_path):
     (tmp_path / "checkpoints" / "step-00000002" / checkpoint.RECORD).write_bytes(b"{}")
     assert checkpoint.peek(tmp_path)["step"] == 1
     assert checkpoint.peek(tmp_path / "nowhere") == {}
+
+
+def test_a_folder_is_held_by_one_training_at_a_time(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from dmmd_kernels.runs.files import held\n"
+    )
+    script += "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(SettingsError, match="another training runs in"), held(tmp_path):
+            pass
+        other.kill()
+    with held(tmp_path):
+        assert (tmp_path / LOCK).exists()
+
+
+def test_a_file_is_written_whole_or_left_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "x.txt"
+    write_whole(path, "first")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(path, "second")
+    assert path.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_damaged_lines_of_a_log_are_counted_and_left_out(tmp_path, capsys):
+    good = ['{"step": 5, "loss": 1.0}', '{"step": 10, "loss": 0.5}']
+    bad = ["{", '{"step": "5"}', "[1]", "\x00\x00", '{"loss": 3}', "[" * 100_000]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join([good[0], *bad, good[1], '{"step": 15, "lo']))
+    assert [line["step"] for line in read_log(path)] == [5, 10]
+    assert "7 damaged lines left out" in capsys.readouterr().out
+    assert read_log(tmp_path / "none") == []

@@ -12,14 +12,13 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn
 
 import yaml
 
+from dmmd_kernels.runs.arguments import argument, as_text, one_of
 from dmmd_kernels.runs.settings import (
     FIRST,
-    Option,
     Settings,
     SettingsError,
     SystemSettings,
@@ -61,7 +60,7 @@ class Parser(argparse.ArgumentParser):
             group = self.add_argument_group((home.__doc__ or "").splitlines()[0]) if own else self
             for option in own:
                 default = option.default if defaults is None else getattr(defaults, option.name)
-                group.add_argument(f"--{option.name}", **_argument(option, default))
+                group.add_argument(f"--{option.name}", **argument(option, default))
 
     def settings(self, arguments: Sequence[str]) -> argparse.Namespace:
         """
@@ -150,7 +149,7 @@ def as_arguments(values: Mapping[str, Any]) -> list[str]:
         if not all(isinstance(part, str | int | float) for part in parts):
             kinds = ", ".join(sorted({type(part).__name__ for part in parts}))
             raise SettingsError(f"{name} must be text, a number, true or false, got {kinds}")
-        found.append(f"--{name}={','.join(map(_as_text, parts))}")
+        found.append(f"--{name}={','.join(map(as_text, parts))}")
     return found
 
 
@@ -158,10 +157,6 @@ def given(found: argparse.Namespace, of: type) -> dict[str, Any]:
     """The settings of a class that were given on a command line whose defaults are None."""
     values = {option.name: getattr(found, option.name) for option in options(of)}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _as_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _kind(system: str, kinds: Kinds) -> type[SystemSettings]:
@@ -181,7 +176,7 @@ def _settings(found: argparse.Namespace, kind: type[SystemSettings]) -> Settings
 def _early_parser(presets: Collection[str]) -> Parser:
     """What must be known before the rest can be read."""
     parser = Parser("train", None, add_help=False)
-    parser.add_argument("--preset", default="checkerboard", type=_one_of(presets))
+    parser.add_argument("--preset", default="checkerboard", type=one_of(presets))
     parser.add_argument("--system", default=FIRST)
     parser.add_argument("--out", default="")
     parser.add_argument("--config", action="append", type=Path, default=[])
@@ -241,66 +236,3 @@ def _file(path: Path) -> list[str]:
         kind = type(content).__name__
         raise SettingsError(f"--config {path} must hold lines `name: value`, got {kind}")
     return as_arguments(content)
-
-
-def _argument(option: Option, default: Any) -> dict[str, Any]:
-    """The keywords of add_argument."""
-    kind, args = option.kind, get_args(option.kind)
-    if get_origin(kind) in (Union, UnionType):  # X | None: what is left out is as the run says
-        kind = args[0]
-        args = get_args(kind)
-    shown = "" if default in (None, "") else f" ({_shown(default)})"
-    made: dict[str, Any] = {"default": default, "help": f"{option.text}{shown}".replace("%", "%%")}
-    if get_origin(kind) is Literal:
-        return made | {"type": _one_of(args), "metavar": "{" + ",".join(args) + "}"}
-    if kind is bool:
-        return made | {"type": _boolean, "metavar": "{true,false}", "nargs": "?", "const": True}
-    if get_origin(kind) is tuple:
-        return made | {"type": _whole_numbers, "metavar": "N,N,…"}
-    return made | {"type": _READ[kind], "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
-
-
-def _shown(default: Any) -> str:
-    return ",".join(map(str, default)) if isinstance(default, tuple) else _as_text(default)
-
-
-def _one_of(names: Collection[str]) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in names:
-            listed = ", ".join(names)
-            raise argparse.ArgumentTypeError(f"must be one of {listed}, got {text!r}")
-        return text
-
-    return read
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
-    return text.lower() == "true"
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(_whole_number(part) for part in text.strip("()[] ").split(",") if part.strip())
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
-
-
-_READ: dict[type, Callable[[str], Any]] = {
-    int: _whole_number,
-    float: _number,
-    str: str,
-    Path: Path,
-}

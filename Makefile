@@ -67,7 +67,7 @@ cuda:  ## compiles the CUDA code where there is a compiler for it; running it is
 	  cmake --build build/cuda --target CMakeFiles/dmmd.dir/csrc/cuda/flow.cu.o; \
 	else echo 'skipped: there is no nvcc on PATH'; fi
 
-install:  ## installs without compiling, and what is said of a broken nvcc
+install:  ## the sdist: complete, installed without compiling and compiled; a broken nvcc
 	.ci/install
 
 bench:  ## DMMD_BENCH=small: the smallest sizes, to see that the suites run

@@ -20,7 +20,7 @@ FILES = sorted(
     path
     for place in [ROOT.glob("*"), *((ROOT / folder).rglob("*") for folder in FOLDERS)]
     for path in place
-    if path.is_file() and path.suffix in KINDS and "__pycache__" not in path.parts
+    if path.is_file() and path.suffix in KINDS and not {"__pycache__", ".git"} & set(path.parts)
 )
 CODE = [path for path in FILES if path.suffix in {".py", ".h", ".cpp", ".cu", ".cuh"}]
 PACKAGE = [path for path in CODE if ROOT / "dmmd_kernels" in path.parents]
@@ -59,6 +59,17 @@ def test_package_is_marked_as_typed():
 
 def test_setup_stays_short():
     assert len((ROOT / "setup.py").read_text().splitlines()) <= 60
+
+
+def test_sdist_takes_along_what_is_compiled_and_tested():
+    """setuptools adds the package, pyproject.toml and setup.py; `make install` compiles all."""
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    grafted = set(re.findall(r"^graft (.*)$", manifest, re.MULTILINE))
+    included = set(" ".join(re.findall(r"^include (.*)$", manifest, re.MULTILINE)).split())
+    named = re.findall(r"[\w/]+/[\w./]+\.\w+", (ROOT / "CMakeLists.txt").read_text())
+    assert {"csrc", "python"} <= {name.partition("/")[0] for name in named} <= grafted
+    assert set(FOLDERS) - {"dmmd_kernels"} <= grafted
+    assert included >= {"*.md", "CITATION.cff", "CMakeLists.txt", "LICENSE", "Makefile"}
 
 
 def test_extension_links_neither_torch_nor_the_cuda_runtime():

@@ -150,6 +150,18 @@ _PLACE |= dict.fromkeys(_FORMS, 3)
 _FEW = 64  # entries
 
 
+def allowed_error(
+    exact: Tensor, plain_error: Tensor | float, dtype: torch.dtype, terms: float = 0.0
+) -> Tensor:
+    """The accuracy rule: 4 times plain torch's largest error, and 16 ulps of the largest entry.
+
+    Where entries are sums that cancel, maybe to 0, 16 ulps of their `terms`: what is left of a sum
+    says nothing of its rounding.
+    """
+    largest = exact.abs().max().clamp(min=terms)
+    return 4 * plain_error + 16 * torch.finfo(dtype).eps * largest
+
+
 def assert_as_accurate(op: str, name: str, tensors: tuple, mixture: Mixture, *rest) -> None:
     """The accuracy rule, for op(*tensors with the mixture in its place, *rest) of backend `name`.
 
@@ -171,8 +183,7 @@ def assert_as_accurate(op: str, name: str, tensors: tuple, mixture: Mixture, *re
         if truth.numel() < _FEW:
             draws = draws or _errors_of_draws(op, tensors, mixture, rest)
             plain_error = max(plain_error, *(errors[index] for errors in draws))
-        floor = 16 * torch.finfo(ours.dtype).eps * truth.abs().max()
-        allowed = 4 * plain_error + floor
+        allowed = allowed_error(truth, plain_error, ours.dtype)
         error = (ours - truth).abs().max()
         assert error <= allowed, f"result {index}: max error {error:.2e}, allowed {allowed:.2e}"
 

@@ -263,6 +263,23 @@ def test_it_says_why_it_does_not_run(monkeypatch):
     assert _triton.why_not(z, mixture) == reason
 
 
+@pytest.mark.parametrize("version", ["2.3.1", "3.3.1", "3.3.0+git1"])
+def test_an_older_triton_is_refused_in_one_sentence(version, monkeypatch):
+    z = torch.zeros(2, 3, device=DEVICE)
+    monkeypatch.setattr(triton, "__version__", version)
+    reason = f"Triton must be 3.4 or later, got {version}; take torch 2.8 or later, which brings it"
+    assert _triton.why_not(z, compiled_form("gaussian", z)) == reason
+    with pytest.raises(dk.BackendError, match="Triton must be 3.4 or later"):
+        dk.potential(z, z, z[:, 0], dk.gaussian(1.0), backend="triton")
+
+
+@pytest.mark.parametrize("version", ["3.4.0", "3.9.1+git1", "3.10.0", "4.0"])
+def test_a_newer_triton_is_taken(version, monkeypatch):
+    z = torch.zeros(2, 3, device=DEVICE)
+    monkeypatch.setattr(triton, "__version__", version)
+    assert _triton.why_not(z, compiled_form("gaussian", z)) is None
+
+
 def test_a_mixture_travels_as_one_number():
     assert code(["gaussian"]) == 1
     assert code(["imq", "polynomial3"]) == 3 + 256 * (64 + 3)

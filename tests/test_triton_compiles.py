@@ -24,8 +24,8 @@ CROWDED = re.compile(
 @pytest.fixture(scope="module")
 def costs() -> dict:
     """Measured in a process of its own: in this one Triton interprets."""
-    if VERSION < (3, 3):
-        pytest.skip("Triton before 3.3 has another interface to its compiler")
+    if VERSION < (3, 4):
+        pytest.skip("before 3.4 Triton's compiler crashes on these kernels, and no call reaches it")
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, str(BASELINE.with_suffix(".py"))]
     done = subprocess.run(command, env=env, capture_output=True, text=True)

@@ -181,7 +181,7 @@ def flow(
         return _finite(FlowResult(moved), failed, x.shape[:-2], first_flow)
     check_flow(x, y, weights, kernel, step_size, noise)
     check_backend(backend, precision)
-    with torch.no_grad():
+    with torch.no_grad(), torch.cuda.device_of(x):  # launch where the particles are
         backends: dict[str, Any] = {"backend": backend, "precision": precision}
         run = Run(x, y, weights, kernel, step_size, noise, steps, **backends)
         run.prepare(like, weights)

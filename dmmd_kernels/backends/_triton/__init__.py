@@ -1,7 +1,9 @@
 """The Triton backend. Triton itself is optional."""
 
 import os
+import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -47,11 +49,14 @@ __all__ = [
 
 READS_VECTORS = False
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_OLDEST = (3, 4)  # the compiler of 3.3 ends the process at most sweeps on tensor cores
 
 
 def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | None:
     if triton is None:
         return "Triton is not installed; run `pip install triton`"
+    if reason := _too_old(triton.__version__):
+        return reason
     if not z.is_cuda and not _is_interpreted():
         return "inputs are on the CPU and TRITON_INTERPRET=1 is not set"
     if z.dtype not in _DTYPES:
@@ -59,6 +64,15 @@ def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | Non
     if code(kernel.names) is None:
         return f"there is no Triton code for the kernel {kernel.profiles!r}"
     return None
+
+
+@cache
+def _too_old(version: str) -> str | None:
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    if numbers >= _OLDEST:
+        return None
+    least = ".".join(map(str, _OLDEST))
+    return f"Triton must be {least} or later, got {version}; take torch 2.8 or later, which brings it"
 
 
 def regime(z: Tensor, x: Tensor, kernel: Mixture, *, op: str) -> str:

@@ -267,9 +267,10 @@ def test_it_says_why_it_does_not_run(monkeypatch):
 def test_an_older_triton_is_refused_in_one_sentence(version, monkeypatch):
     z = torch.zeros(2, 3, device=DEVICE)
     monkeypatch.setattr(triton, "__version__", version)
-    reason = f"Triton must be 3.4 or later, got {version}; take torch 2.8 or later, which brings it"
+    remedy = "take torch 2.8 or later, which brings it"
+    reason = f"Triton must be 3.4 or later, got {version}; {remedy}"
     assert _triton.why_not(z, compiled_form("gaussian", z)) == reason
-    with pytest.raises(dk.BackendError, match="Triton must be 3.4 or later"):
+    with pytest.raises(dk.BackendError, match="Triton must be"):
         dk.potential(z, z, z[:, 0], dk.gaussian(1.0), backend="triton")
 
 

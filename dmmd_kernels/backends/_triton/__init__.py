@@ -72,7 +72,8 @@ def _too_old(version: str) -> str | None:
     if numbers >= _OLDEST:
         return None
     least = ".".join(map(str, _OLDEST))
-    return f"Triton must be {least} or later, got {version}; take torch 2.8 or later, which brings it"
+    remedy = "take torch 2.8 or later, which brings it"
+    return f"Triton must be {least} or later, got {version}; {remedy}"
 
 
 def regime(z: Tensor, x: Tensor, kernel: Mixture, *, op: str) -> str:

@@ -1,0 +1,249 @@
+"""What runs at all on this GPU, and how accurately: every way of Triton and of a flow, once.
+
+    python -m benchmarks.smoke                      all groups, each in a process of its own
+    python -m benchmarks.smoke fused_64 flow_grid   these
+    python -m benchmarks.smoke triton               the ten groups of Triton; flows: the four ways
+    python -m benchmarks.smoke --device cpu         small, in Triton's interpreter, without a GPU
+    python -m benchmarks.smoke direct --once        only the calls, for a profiler
+
+One CUDA error ends all later work of its process, so a group has a process, and a limit in seconds.
+Every case is a line of a table and, with --out, of JSON, both written at once: error in units of
+what the accuracy rule allows (above 1 it is broken), seconds of the first call, compiled Triton
+kernels, milliseconds of a later call. With --jobs the times are those of a busy machine. The exit
+status is 1 if a case failed, ended its process or broke the rule.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+
+from benchmarks.smoke_cases import FLOWS, GROUPS, OPS, TRITON, Case, Problem, ratio
+
+ROOT = Path(__file__).parents[1]
+_ROUNDS, _SECONDS = 20, 0.3
+_HEAD = (
+    f"{'group':14} {'case':28} {'n':>6} {'ratio':>8} {'first s':>8} {'compiled':>8} {'ms':>9}  note"
+)
+_printing = Lock()
+
+
+def say(text: str) -> None:
+    with _printing:
+        print(text, flush=True)  # noqa: T201
+
+
+# -- In the process of a group --------------------------------------------------------------------
+
+
+def run_case(group: str, case: Case, device: str) -> dict:
+    """What is known of one case; `failed` says why there is no more."""
+    found = {"group": group, "case": case.name, "op": case.op, "d": case.d, "n": case.n}
+    found |= {"device": device, "failed": None}
+    try:
+        p = Problem(case, device)
+        call = lambda: OPS[case.op].call(p, {"backend": "native" if group in FLOWS else "triton"})
+        with compilations() as compiled:
+            begin = perf_counter()
+            results = call()
+            synchronize(device)
+            found["first_s"] = perf_counter() - begin
+        found |= {"compiled": len(compiled), "compile_s": sum(compiled)}
+        found["ratio"] = ratio(p, results)
+        found["ms"] = median_ms(call, device)
+    except Exception as error:
+        found["failed"] = f"{type(error).__name__}: {str(error)[:200]}"
+    return found
+
+
+class compilations(list):
+    """The seconds of each compilation of a Triton kernel while it is entered."""
+
+    def __enter__(self) -> "compilations":
+        self._knobs = knobs()
+        if self._knobs is not None:
+            self._before, self._knobs.listener = self._knobs.listener, self._listen
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._knobs is not None:
+            self._knobs.listener = self._before
+
+    def _listen(self, *, times, cache_hit: bool, **_) -> None:
+        if not cache_hit:
+            self.append(times.total / 1e6)
+
+
+def knobs():
+    try:
+        from triton import knobs
+    except ImportError:  # Triton is optional: there are flows without it
+        return None
+    return knobs.compilation
+
+
+def median_ms(call, device: str) -> float:
+    times: list[float] = []
+    end = perf_counter() + _SECONDS
+    while len(times) < 3 or (len(times) < _ROUNDS and perf_counter() < end):
+        begin = perf_counter()
+        call()
+        synchronize(device)
+        times.append(1e3 * (perf_counter() - begin))
+        if device == "cpu":
+            break
+    return statistics.median(times)
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def prepare(device: str) -> None:
+    if device == "cpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+        from tests.interpreter import quicken, use_tensor_cores_for_few_points
+
+        quicken()
+        use_tensor_cores_for_few_points()
+
+
+def sized(groups: list[str], options: argparse.Namespace) -> Iterator[tuple[str, Case]]:
+    for group in groups:
+        for case in GROUPS[group]:
+            if options.case in (None, case.op):
+                yield group, case.on(options.device, options.size)
+
+
+def run_here(groups: list[str], options: argparse.Namespace) -> None:
+    """Every case, and its line at once; after a CUDA error no other has a chance."""
+    prepare(options.device)
+    for group, case in sized(groups, options):
+        found = run_case(group, case, options.device)
+        write(found, options.out)
+        say(line(found))
+        if found["failed"]:
+            synchronize(options.device)  # raises where the GPU is lost to this process
+
+
+def run_once(groups: list[str], options: argparse.Namespace) -> None:
+    prepare(options.device)
+    for group, case in sized(groups, options):
+        backend = "native" if group in FLOWS else "triton"
+        OPS[case.op].call(Problem(case, options.device), {"backend": backend})
+        synchronize(options.device)
+        say(f"{group} {case.name}: called")
+
+
+# -- Around it ------------------------------------------------------------------------------------
+
+
+def line(found: dict) -> str:
+    show = lambda name, form: format(found[name], form) if name in found else "–"
+    note = found["failed"] or ("breaks the accuracy rule" if found["ratio"] > 1 else "")
+    return (
+        f"{found['group']:14} {found['case']:28} {found['n']:>6} {show('ratio', '.3f'):>8} "
+        f"{show('first_s', '.2f'):>8} {show('compiled', 'd'):>8} {show('ms', '.3f'):>9}  {note}"
+    )
+
+
+def write(found: dict, out: Path | None) -> None:
+    """One line in one write, so that processes may share the file."""
+    if out is not None:
+        with out.open("a") as file:
+            file.write(f"{json.dumps(found)}\n")
+
+
+def run_apart(group: str, options: argparse.Namespace) -> bool:
+    """The group in a process of its own; whether all of it ran and kept the rule."""
+    cases = [case for _, case in sized([group], options)]
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "found.jsonl"
+        command = [sys.executable, "-m", "benchmarks.smoke", group, "--here", f"--out={kept}"]
+        command += [f"--device={options.device}"]
+        command += [f"--case={options.case}"] * bool(options.case)
+        command += [f"--size={options.size}"] * bool(options.size)
+        begin = perf_counter()
+        done, said = limited(command, options.seconds)
+        lines = kept.read_text().splitlines() if kept.exists() else []
+    found = [json.loads(text) for text in lines]
+    reason = why_ended(done, said, options.seconds) if len(found) < len(cases) else None
+    for place, case in enumerate(cases[len(found) :]):
+        why = reason if place == 0 else f"not begun: {group} had ended"
+        about = {"op": case.op, "d": case.d, "n": case.n, "device": options.device}
+        found.append({"group": group, "case": case.name, **about, "failed": why})
+    for each in found:
+        write(each | {"group_s": perf_counter() - begin, "jobs": options.jobs}, options.out)
+        say(line(each))
+    return all(not each["failed"] and each["ratio"] <= 1 for each in found)
+
+
+def limited(command: list[str], seconds: float) -> tuple[int | None, str]:
+    """(exit status, or None where the limit ended it; the end of what it said)."""
+    # In the process group of this one, so that who ends this one ends it too.
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+        try:
+            done = child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            done = None
+        finally:
+            child.kill()
+            child.wait()
+        said.seek(0)
+        return done, said.read().decode(errors="replace")[-2000:]
+
+
+def why_ended(done: int | None, said: str, seconds: float) -> str:
+    if done is None:
+        return f"did not end within {seconds:.0f} s"
+    last = next((text for text in reversed(said.splitlines()) if text.strip()), "nothing")
+    how = f"signal {-done}" if done < 0 else f"exit status {done}"
+    return f"its process ended with {how}; it said last: {last[:160]}"
+
+
+def chosen(names: list[str]) -> list[str]:
+    several = {"triton": TRITON, "flows": FLOWS, "all": tuple(GROUPS)}
+    groups = [group for name in names or ["all"] for group in several.get(name, (name,))]
+    if unknown := [group for group in groups if group not in GROUPS]:
+        raise SystemExit(f"smoke: groups are {', '.join(GROUPS)}, triton and flows; got {unknown}")
+    return groups
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; or triton, or flows")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--seconds", type=float, default=20, help="the limit of each group")
+    parser.add_argument("--jobs", type=int, default=1, help="groups at a time")
+    parser.add_argument("--out", type=Path, help="gets a line of JSON for each case")
+    parser.add_argument("--case", choices=OPS, help="only cases of this op")
+    parser.add_argument("--size", type=int, help="points, instead of those of the case")
+    parser.add_argument("--once", action="store_true", help="call each case once, in this process")
+    parser.add_argument("--here", action="store_true", help="check each case, in this process")
+    options = parser.parse_args()
+    groups = chosen(options.groups)
+    if options.once or options.here:
+        (run_once if options.once else run_here)(groups, options)
+        return 0
+    say(_HEAD)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        kept = list(pool.map(lambda group: run_apart(group, options), groups))
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,167 +1,98 @@
 """The grid of sizes a GPU is measured on: ours in both precisions, and torch at its best.
 
-    python benchmarks/grid.py OUTDIR [--seconds 240] [--device cuda]
+    python -m benchmarks.grid OUT [--parts 64 2 flows rest] [--only ours] [--seconds 240] [--append]
 
-Writes OUTDIR/grid.json, and a short table that it prints, OUTDIR/grid.txt. Every row: median, 20th
-and 80th percentile in ms, pairs per second, percent of the floor (model.py), error against
-float64, peak memory. A provider is checked before it is timed. Whatever fails, fails alone: its row
-has a note instead of a time. Cases come in the order of their importance, and what has not begun
-when the seconds are over is left out and counted. Both files are written anew after each row.
+Writes OUT/grid.json, and a short table that it prints, OUT/grid.txt. Every row: median, 20th and
+80th percentile in ms, pairs per second, percent of the floor (model.py), error against float64,
+peak memory. A provider is checked before it is timed.
+
+A part of the grid is a process of its own: all ops in d dimensions at the middle size, on normals,
+digits and clusters; `flows`; or `rest`, all other sizes, batches and kernels. Both files are
+written anew before and after each row, and a row that is there is not measured again. So one that
+ends its process, or takes longer than it may, is known by its note, and the part goes on behind it.
+What has not begun when the seconds are over is left out and counted.
 """
 
 import argparse
 import json
+import signal
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
+from benchmarks.grid_providers import USUAL, ours, peers
 from benchmarks.model import FLOW_STEPS
 from benchmarks.notes import describe, versions
-from benchmarks.peers import KeOps
-from benchmarks.plain import Chunked, Compiled, InPlace, Plain, cdist, expanded, signed
 from benchmarks.problems import Case, problem, relative_error
-from benchmarks.providers import Ours
 
-DIMS = (64, 2, 512, 16, 3, 128, 256, 1024, 3072)
-SIZES = (32768, 1024, 8192, 131072, 1048576)
+DIMS = (64, 2, 512, 16, 128, 3, 256, 1024, 3072)
+SIZES = (USUAL, 1024, 8192, 131072, 1048576)
+PARTS = (*map(str, DIMS), "flows", "rest")
 BATCHES = ((64, 256), (4096, 64))  # (blocks, points)
 FLOWS = ((0, 1024, 2), (128, 512, 2), (0, 4096, 64))  # (flows, particles = samples, d)
 MOST = {"witness_grad": 2**41, "mmd2": 2**41, "kernel_matrix": 2**30}  # pairs, and numbers written
 _ROUNDS = 20
 _SECONDS = 0.5  # for the rounds of one row
+_LIMITS = {"ours": 20, "peers": 90}  # seconds of a row; peers may compile
+_LOST = 3  # the exit status of a process that can launch nothing more
+
+Task = tuple[str, Case, object]
 
 
-class OursIn(Ours):
-    """Our backend in one precision."""
-
-    def __init__(self, device: str, precision: str):
-        super().__init__("triton" if device == "cuda" else "native", device)
-        self.name, self.precision = f"dmmd {precision}", precision
-
-    def bind(self, op, *arguments, **options) -> Callable:
-        return super().bind(op, *arguments, precision=self.precision, **options)
-
-
-def cases(device: str) -> Iterator[tuple[str, Case]]:
-    """The middle of the grid first: all d at one size, then other sizes, batches and kernels."""
-    ops = ("witness_grad", "mmd2", "kernel_matrix")
-    for size in SIZES:
-        for d in DIMS if size <= 32768 else DIMS[:2]:
-            for op in ops:
-                if size * size * max(d / 64, 1) <= MOST[op]:
-                    yield op, Case(device, "gaussian", size, size, d)
-        if size == SIZES[0]:
-            for flows, points, d in FLOWS:
-                yield "flow", Case(device, "gaussian", points, points, d, flows)
-            yield from (("mmd2", Case(device, "mixture", size, size, d)) for d in (2, 64))
-            for blocks, points in BATCHES:
-                yield "mmd2", Case(device, "gaussian", points, points, 64, blocks)
-                yield "witness_grad", Case(device, "gaussian", points, points, 64, blocks)
-
-
-class OurFlow(Ours):
-    """Whatever dk.flow takes by itself: in few dimensions all steps are one launch of CUDA C++."""
-
-    def __init__(self, device: str):
-        super().__init__("auto", device)
-        self.name = "dmmd highest"
-
-
-class Graphed(InPlace):
-    """The eager loop of a flow, captured once as a CUDA graph; only its replay is timed."""
-
-    def __init__(self):
-        super().__init__()
-        self.name = "torch-graphed"
-
-    def why_not(self, op, p):
-        return super().why_not(op, p) if p.case.device == "cuda" else "CUDA graphs need a GPU"
-
-    def prepare(self, op, p):
-        run = super().prepare(op, p)
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):  # what is allocated at first use must not be captured
-            run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = run()
-
-        def replay():
-            graph.replay()
-            return result
-
-        return replay
-
-
-class FlexAttention(Plain):
-    """A gaussian as attention: scores ⟨z, x⟩/σ² - |x|²/2σ², values [w x, w], the sum undone."""
-
-    ops = frozenset({"witness_grad"})
-
-    def __init__(self):
-        super().__init__("flex", expanded, copies=0)
-
-    def why_not(self, op, p):
-        is_taken = p.case.kernel == "gaussian" and 16 <= p.case.d <= 128 and not p.case.batch
-        return None if is_taken else "written for one gaussian of 16 to 128 dimensions"
-
-    def witness_grad(self, p, z, x, y):
-        u, w = signed(x, y)
-        scale, d = p.sigma**-2, u.shape[-1]
-        bias = u.square().sum(-1) * (scale / 2)
-        values = torch.nn.functional.pad(torch.cat([w[:, None] * u, w[:, None]], -1), (0, d - 1))
-        from torch.nn.attention.flex_attention import AuxRequest
-
-        out, aux = attention(z.is_cuda)(
-            z[None, None], u[None, None], values[None, None],
-            score_mod=lambda score, _b, _h, _i, j: score - bias[j], scale=scale,
-            return_aux=AuxRequest(lse=True),
-        )  # fmt: skip
-        sums = out[0, 0] * torch.exp(aux.lse[0, 0] - z.square().sum(-1) * (scale / 2))[:, None]
-        return (sums[:, :d] - z * sums[:, d : d + 1]) * scale
-
-
-@cache
-def attention(is_compiled: bool) -> Callable:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=False) if is_compiled else flex_attention
-
-
-def providers(device: str, op: str) -> Iterator:
-    if op == "flow":
-        yield OurFlow(device)
+def cases(device: str, part: str, middle: int) -> Iterator[tuple[str, Case]]:
+    if part == "flows":
+        for flows, points, d in FLOWS:
+            points = min(points, middle)
+            yield "flow", Case(device, "gaussian", points, points, d, flows)
+    elif part == "rest":
+        yield from others(device, middle)
     else:
-        yield OursIn(device, "highest")
-        yield OursIn(device, "high")
-    yield from (p for p in PEERS if op in p.ops)
+        yield from at_size(device, middle, int(part))
+        for data in ("digits", "clusters") if part == "64" else ("clusters",):
+            for op in ("witness_grad", "mmd2"):
+                yield op, Case(device, "gaussian", middle, middle, int(part), data=data)
 
 
-def _is_usual(op: str, p) -> bool:
-    """Where a peer that compiles for each problem is asked."""
-    return p.case.d in (2, 64) and p.case.n == SIZES[0] and not p.case.batch
+def at_size(device: str, size: int, d: int) -> Iterator[tuple[str, Case]]:
+    for op in ("witness_grad", "mmd2", "kernel_matrix"):
+        if size * size * max(d / 64, 1) <= MOST[op]:
+            yield op, Case(device, "gaussian", size, size, d)
 
 
-PEERS = (
-    Plain("expanded", expanded),
-    Plain("cdist", cdist),
-    Chunked(),
-    Compiled(_is_usual),
-    KeOps(_is_usual),
-    FlexAttention(),
-    InPlace(),
-    Graphed(),
-)
+def others(device: str, middle: int) -> Iterator[tuple[str, Case]]:
+    """In the order of their importance."""
+    yield from (("mmd2", Case(device, "mixture", middle, middle, d)) for d in (2, 64))
+    for blocks, points in BATCHES:
+        for op in ("mmd2", "witness_grad"):
+            points = min(points, middle)
+            yield op, Case(device, "gaussian", points, points, 64, blocks)
+    for size in (middle, *(s for s in SIZES if middle == SIZES[0] and s != middle)):
+        for d in DIMS if size <= middle else DIMS[:2]:
+            yield from at_size(device, size, d)
+
+
+def tasks(options: argparse.Namespace, part: str) -> Iterator[Task]:
+    """Ours before the peers', who meet normals only: what they take does not depend on the data."""
+    some = list(cases(options.device, part, options.size))
+    if options.only in (None, "ours"):
+        yield from ((op, case, p) for op, case in some for p in ours(options.device, op))
+    if options.only in (None, "peers"):
+        plain = (c for c in some if c[1].data == "normal")
+        yield from ((op, case, p) for op, case in plain for p in peers(op))
+
+
+# -- A row ----------------------------------------------------------------------------------------
 
 
 def row(op: str, case: Case, provider) -> dict:
     """What is known of one provider on one case; `note` says why there is no time."""
-    found = describe(op, provider.name, case)
+    found = about(op, case, provider)
     try:
         p = problem(case)
         if reason := provider.why_not(op, p):
@@ -169,6 +100,10 @@ def row(op: str, case: Case, provider) -> dict:
         return found | measured(op, case, provider.prepare(op, p), p, found.get("floor_ms"))
     except Exception as error:  # out of memory, a peer's limits, a compiler's failure
         return found | {"note": f"{type(error).__name__}: {str(error)[:120]}", "failed": True}
+
+
+def about(op: str, case: Case, provider) -> dict:
+    return describe(op, provider.name, case) | {"data": case.data}
 
 
 def measured(op: str, case: Case, call: Callable, p, floor_ms: float | None) -> dict:
@@ -220,56 +155,146 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
+# -- The files ------------------------------------------------------------------------------------
+
+_KEY = ("op", "kernel", "data", "n", "d", "batch", "device")
+
+
+def key(found: dict) -> tuple:
+    return tuple(found[name] for name in _KEY)
+
+
+def kept(out: Path) -> list[dict]:
+    path = out / "grid.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def keep(out: Path, rows: list[dict], device: str) -> None:
+    """Both files, each in one piece: who is ended while writing leaves the old one."""
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    whole = json.dumps({"device": name, "versions": versions(), "rows": rows}, indent=1)
+    for path, text in ((out / "grid.json", whole), (out / "grid.txt", f"{table(rows)}\n")):
+        path.with_suffix(".new").write_text(text)
+        path.with_suffix(".new").replace(path)
+
+
 def table(rows: list[dict]) -> str:
     """One line for each case: ours in both precisions against the fastest of the others."""
-    lines = [f"{'op':13} {'n':>8} {'d':>5} {'B':>5} {'highest':>9} {'error':>8} {'%':>4} "
-             f"{'high':>9} {'peer':>9} {'error':>8} {'faster':>7}"]  # fmt: skip
-    key = lambda r: (r["op"], r["kernel"], r["n"], r["d"], r["batch"])
+    show = lambda r, name, form: form.format(r[name]) if r and name in r else "–"
+    columns = "{:13} {:8} {:>8} {:>5} {:>5} {:>9} {:>8} {:>4} {:>9} {:>9} {:>8} {:>7}"
+    head = "op data n d B highest error % high peer error faster"
+    lines = [columns.format(*head.split())]
     for case in dict.fromkeys(map(key, rows)):
         same = {r["provider"]: r for r in rows if key(r) == case and "ms" in r}
         ours, high = same.pop("dmmd highest", None), same.pop("dmmd high", None)
         peer = min(same.values(), key=lambda r: r["ms"], default=None)
-        show = lambda r, name, form: form.format(r[name]) if r and name in r else "–"
-        faster = f"{peer['ms'] / ours['ms']:.1f}x" if ours and peer else "–"
-        lines.append(
-            f"{case[0]:13} {case[2]:>8} {case[3]:>5} {case[4]:>5} {show(ours, 'ms', '{:.3f}'):>9} "
-            f"{show(ours, 'error', '{:.0e}'):>8} {show(ours, 'percent', '{:.0f}'):>4} "
-            f"{show(high, 'ms', '{:.3f}'):>9} {show(peer, 'ms', '{:.3f}'):>9} "
-            f"{show(peer, 'error', '{:.0e}'):>8} {faster:>7}"
-        )
+        op, kernel, data, *sizes, _ = case
+        cells = [op, data if kernel == "gaussian" else kernel, *sizes]
+        cells += [show(ours, "ms", "{:.3f}"), show(ours, "error", "{:.0e}")]
+        cells += [show(ours, "percent", "{:.0f}"), show(high, "ms", "{:.3f}")]
+        cells += [show(peer, "ms", "{:.3f}"), show(peer, "error", "{:.0e}")]
+        cells += [f"{peer['ms'] / ours['ms']:.1f}x" if ours and peer else "–"]
+        lines.append(columns.format(*cells))
     failures = [r for r in rows if r.get("failed")]
     lines += [
-        f"failed: {r['provider']}, {r['op']} n={r['n']} d={r['d']} B={r['batch']}: {r['note']}"
+        f"failed: {r['provider']}, {r['op']} {r['data']} n={r['n']} d={r['d']} B={r['batch']}: "
+        f"{r['note']}"
         for r in failures
     ]
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+# -- The run --------------------------------------------------------------------------------------
+
+
+def run_part(options: argparse.Namespace, part: str) -> int:
+    """In the process of a part: every row that is not there yet, until time is over."""
+    rows = kept(options.out)
+    done = {(*key(r), r["provider"]) for r in rows}
+    for op, case, provider in tasks(options, part):
+        found = about(op, case, provider)
+        if (*key(found), provider.name) in done:
+            continue
+        if time.time() > options.until:
+            return 0
+        began = {"note": "it began, and its process did not live to see the end", "failed": True}
+        keep(options.out, [*rows, found | began], options.device)
+        is_ours = provider.name.startswith("dmmd")
+        signal.alarm(_LIMITS["ours" if is_ours else "peers"])  # also ends what hangs in a library
+        rows.append(row(op, case, provider))
+        signal.alarm(0)
+        keep(options.out, rows, options.device)
+        if rows[-1].get("failed") and is_lost(options.device):
+            return _LOST
+    return 0
+
+
+def is_lost(device: str) -> bool:
+    try:
+        synchronize(device)
+    except Exception:  # whatever torch makes of a CUDA error
+        return True
+    return False
+
+
+def run_parts(options: argparse.Namespace) -> None:
+    """Each part in a process of its own, begun again behind a row that ended it."""
+    end = time.time() + options.seconds
+    for place, part in enumerate(options.parts):
+        until = time.time() + (end - time.time()) / (len(options.parts) - place)
+        command = [sys.executable, "-m", "benchmarks.grid", str(options.out), "--append"]
+        command += [f"--device={options.device}", f"--size={options.size}", f"--part={part}"]
+        command += [f"--only={options.only}"] * bool(options.only) + [f"--until={until}"]
+        while time.time() < until:
+            before = len(kept(options.out))
+            child = subprocess.Popen(command, cwd=Path(__file__).parents[1])
+            try:
+                ended = child.wait(max(until - time.time(), 0) + 2)  # to end the row it is at
+            except subprocess.TimeoutExpired:
+                break
+            finally:
+                child.kill()
+                child.wait()
+            if ended == 0 or len(kept(options.out)) == before:
+                break
+
+
+def left_out(options: argparse.Namespace) -> int:
+    done = {(*key(r), r["provider"]) for r in kept(options.out)}
+    wanted = (
+        about(*t) | {"provider": t[2].name} for part in options.parts for t in tasks(options, part)
+    )
+    return sum((*key(found), found["provider"]) not in done for found in wanted)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, metavar="PART",
+                        help=f"of {', '.join(PARTS)}")  # fmt: skip
+    parser.add_argument("--only", choices=("ours", "peers"))
     parser.add_argument("--seconds", type=float, default=240)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--size", type=int, default=SIZES[0], help="points at the middle size")
+    parser.add_argument("--append", action="store_true", help="go on from what is in OUT")
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # of a process of run_parts
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    deadline = perf_counter() + options.seconds
-    rows: list[dict] = []
-    left_out = 0
-    tasks = [
-        partial(row, *c, p) for c in cases(options.device) for p in providers(c[1].device, c[0])
-    ]
-    for task in tasks:
-        if perf_counter() > deadline:
-            left_out += 1
-            continue
-        rows.append(task())
-        name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-        whole = {"device": name, "versions": versions(), "left_out": left_out, "rows": rows}
-        (options.out / "grid.json").write_text(json.dumps(whole, indent=1))
-        (options.out / "grid.txt").write_text(f"{table(rows)}\n")
-    end = f"{len(rows)} rows; {left_out} left out after {options.seconds:.0f} s\n"
-    (options.out / "grid.txt").write_text(f"{table(rows)}\n{end}")
+    options.out = options.out.resolve()
+    if options.part:
+        return run_part(options, options.part)
+    if not options.append:
+        (options.out / "grid.json").unlink(missing_ok=True)
+    before = len(kept(options.out))
+    run_parts(options)
+    rows = kept(options.out)
+    end = f"{len(rows)} rows; {left_out(options)} left out after {options.seconds:.0f} s"
     print(f"{table(rows)}\n{end}")  # noqa: T201
+    failed = [r for r in rows[before:] if r.get("failed") and r["provider"].startswith("dmmd")]
+    return 1 if failed or len(rows) == before else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,18 +28,26 @@
 set -uo pipefail
 SECONDS=0
 out=$(mkdir -p "${1:?usage: benchmarks/gpu.sh OUT}" && cd "$1" && pwd) || exit 2
+carried=${CARRIED:+$(realpath -m "$CARRIED")}
+extension=${DMMD_EXTENSION:+$(realpath "$DMMD_EXTENSION")}
 cd "$(dirname "$0")/.." || exit 2
-budget=${BUDGET:-540} carried=${CARRIED:-build/gpu} device=${DEVICE:-cuda} python=${PYTHON:-python3}
+carried=${carried:-$PWD/build/gpu}
+budget=${BUDGET:-540} device=${DEVICE:-cuda} python=${PYTHON:-python3}
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/build/triton} PYTHONUNBUFFERED=1
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} DMMD_RATIOS=$out/accuracy.jsonl
-[ -f "$carried/digits.npz" ] && export DMMD_DIGITS=${DMMD_DIGITS:-$PWD/$carried/digits.npz}
+[ -f "$carried/digits.npz" ] && export DMMD_DIGITS=${DMMD_DIGITS:-$carried/digits.npz}
 # nvcc, and the cmake and ninja that came with this Python.
 PATH=$PATH:/usr/local/cuda/bin:$(dirname "$(command -v "$python")")
 
 work=$(mktemp -d)
 rows=()
 status=0
-trap '[ ! -f "$work/build.pid" ] || kill "$(cat "$work/build.pid")" 2>/dev/null; rm -rf "$work"' EXIT
+# shellcheck disable=SC2329
+end() {
+  [ ! -f "$work/build.pid" ] || kill "$(cat "$work/build.pid")" 2>/dev/null
+  rm -rf "$work"
+}
+trap end EXIT
 rm -f "$out"/{stages,ncu,grid}.txt "$out"/{smoke,accuracy}.jsonl "$out/grid.json"
 : >"$out/log.txt"
 
@@ -47,8 +55,8 @@ rm -f "$out"/{stages,ncu,grid}.txt "$out"/{smoke,accuracy}.jsonl "$out/grid.json
 
 # The stages in their order, with the seconds that each wants of the first 240, and of 300 more.
 plan='
-carried 4 0
-report 16 0
+carried 8 0
+report 24 0
 smoke 55 10
 extension 10 20
 flows 14 10
@@ -58,7 +66,7 @@ flow_tests 8 5
 philox 3 2
 transforms 5 5
 errors 2 0
-grid 85 30
+grid 75 30
 ncu_fused 1 18
 ncu_direct 1 15
 memcheck 1 45
@@ -68,7 +76,7 @@ rest 1 30'
 
 # limit NAME: of the seconds left, the part that this stage has of all from it on.
 limit() {
-  awk -v name="$1" -v budget="$budget" -v left=$((budget - SECONDS)) '
+  awk -v name="$1" -v budget="$budget" -v left=$((budget - SECONDS - 1)) '
     NF == 3 {
       beyond = (budget - 240) / 300
       wanted = $2 + $3 * (beyond < 0 ? 0 : beyond > 1 ? 1 : beyond)
@@ -88,7 +96,7 @@ keep() {
 # stage NAME COMMAND...: its output goes to the log, its result into the table. It is interrupted
 # before its limit, so that it can still say what it has, and killed at it.
 stage() {
-  local name=$1 most start=$SECONDS grace result
+  local name=$1 most start=$SECONDS grace ending result
   shift
   most=$(limit "$name")
   if [ "$most" -lt 1 ]; then
@@ -98,8 +106,9 @@ stage() {
   printf '\n=== %s (at most %d s)\n' "$name" "$most" | tee -a "$out/log.txt"
   keep "$(printf '%-13s    - s of %4d   running' "$name" "$most")"
   grace=$((most < 20 ? most / 4 : 5))
-  timeout --signal=$([ $grace -gt 0 ] && echo INT || echo KILL) --kill-after=$((grace > 0 ? grace : 1)) \
-    $((most - grace)) "$@" >"$work/said" 2>&1 </dev/null
+  ending=(--signal=INT "--kill-after=$grace")
+  [ $grace -gt 0 ] || ending=(--signal=KILL)
+  timeout "${ending[@]}" $((most - grace)) "$@" >"$work/said" 2>&1 </dev/null
   case $? in
     0) result=passed ;;
     124 | 137) result='out of time' status=1 ;;
@@ -147,6 +156,7 @@ build_extension() {
   echo $result >"$work/built"
 }
 
+# shellcheck disable=SC2329
 await_build() {
   while [ ! -e "$work/built" ]; do sleep 0.2; done
   tail -n 30 "$work/build.txt"
@@ -159,7 +169,8 @@ flows() {
   if [ -n "$flows_ran" ]; then return; fi
   if is_built; then
     flows_ran=1
-    stage flows "$python" -m benchmarks.smoke flows --device "$device" --out "$out/smoke.jsonl"
+    stage flows "$python" -m benchmarks.smoke flows --device "$device" --seconds $group_limit \
+      --out "$out/smoke.jsonl"
   elif [ "$1" = last ]; then
     skip flows 'there is no extension that loads'
   fi
@@ -167,11 +178,14 @@ flows() {
 
 # -- The others -----------------------------------------------------------------------------------
 
+# shellcheck disable=SC2329
 report() {
   nvidia-smi || echo 'there is no nvidia-smi'
   nvcc --version || echo 'there is no nvcc'
-  "$python" -c 'import torch; print("torch sees", "a" if torch.cuda.is_available() else "no", "GPU")'
-  "$python" -m dmmd_kernels
+  "$python" -c '
+import runpy, torch
+print("torch sees", "a" if torch.cuda.is_available() else "no", "GPU", flush=True)
+runpy.run_module("dmmd_kernels", run_name="__main__")'
 }
 
 tests() { # STAGE FILE
@@ -196,28 +210,33 @@ profile() { # STAGE KERNEL GROUP
 sanitize() { # TOOL GROUPS...
   local tool=$1
   shift
-  command -v compute-sanitizer >/dev/null || { skip "$tool" 'there is no compute-sanitizer'; return; }
+  command -v compute-sanitizer >/dev/null || {
+    skip "$tool" 'there is no compute-sanitizer'
+    return
+  }
   # torch's caching allocator would hide what lies between two tensors.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage "$tool" compute-sanitizer --tool "$tool" \
     --error-exitcode 9 "$python" -m benchmarks.smoke "$@" --once --device "$device"
 }
 
 measure() { # STAGE ARGUMENTS...
-  local name=$1
+  local name=$1 most
   shift
+  most=$(limit "$name")
+  # It ends by itself, before it would be interrupted.
   stage "$name" "$python" -m benchmarks.grid "$out" --append --device "$device" --size "$measured" \
-    --seconds $(($(limit "$name") - 6)) "$@"
+    --until $(($(date +%s) + most - (most < 36 ? most / 3 : 12))) "$@"
 }
 
 # -- The run --------------------------------------------------------------------------------------
 
-profiled=16384 measured=32768 jobs=4 workers=8
-[ "$device" != cpu ] || profiled=37 measured=128 jobs=2 workers=2
+profiled=16384 measured=32768 jobs=4 workers=8 group_limit=20
+[ "$device" != cpu ] || profiled=37 measured=128 jobs=2 workers=2 group_limit=60
 export python work
 export -f report await_build
 
 stage carried "$python" -m benchmarks.prewarm --unpack "$carried"
-[ -z "${DMMD_EXTENSION:-}" ] || cp "$DMMD_EXTENSION" dmmd_kernels/
+[ -z "$extension" ] || cp "$extension" dmmd_kernels/
 is_built || build_extension &
 stage report bash -c report
 if [ "$device" != cpu ] && grep -q '^torch sees no GPU' "$out/log.txt"; then
@@ -225,7 +244,7 @@ if [ "$device" != cpu ] && grep -q '^torch sees no GPU' "$out/log.txt"; then
   exit 1
 fi
 stage smoke "$python" -m benchmarks.smoke triton --device "$device" --jobs $jobs \
-  --out "$out/smoke.jsonl"
+  --seconds $group_limit --out "$out/smoke.jsonl"
 is_built || stage extension bash -c await_build
 flows first
 tests tensor_cores test_triton_tensor_cores.py

@@ -239,7 +239,7 @@ def is_lost(device: str) -> bool:
 
 def run_parts(options: argparse.Namespace) -> None:
     """Each part in a process of its own, begun again behind a row that ended it."""
-    end = time.time() + options.seconds
+    end = options.until or time.time() + options.seconds
     for place, part in enumerate(options.parts):
         until = time.time() + (end - time.time()) / (len(options.parts) - place)
         command = [sys.executable, "-m", "benchmarks.grid", str(options.out), "--append"]
@@ -279,8 +279,8 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", type=int, default=SIZES[0], help="points at the middle size")
     parser.add_argument("--append", action="store_true", help="go on from what is in OUT")
+    parser.add_argument("--until", type=float, help="when to end instead, as `date +%%s` says it")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # of a process of run_parts
-    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.out = options.out.resolve()
     if options.part:
@@ -290,7 +290,7 @@ def main() -> int:
     before = len(kept(options.out))
     run_parts(options)
     rows = kept(options.out)
-    end = f"{len(rows)} rows; {left_out(options)} left out after {options.seconds:.0f} s"
+    end = f"{len(rows)} rows; {left_out(options)} left out"
     print(f"{table(rows)}\n{end}")  # noqa: T201
     failed = [r for r in rows[before:] if r.get("failed") and r["provider"].startswith("dmmd")]
     return 1 if failed or len(rows) == before else 0

@@ -16,6 +16,7 @@ status is 1 if a case failed, ended its process or broke the rule.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,9 +24,12 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from threading import Event
 from time import perf_counter
 
+import torch
+
+import dmmd_kernels as dk
 from benchmarks.smoke_cases import FLOWS, GROUPS, OPS, TRITON, Case, Problem, ratio
 
 ROOT = Path(__file__).parents[1]
@@ -33,12 +37,12 @@ _ROUNDS, _SECONDS = 20, 0.3
 _HEAD = (
     f"{'group':14} {'case':28} {'n':>6} {'ratio':>8} {'first s':>8} {'compiled':>8} {'ms':>9}  note"
 )
-_printing = Lock()
+_alive: set[subprocess.Popen] = set()
+_is_over = Event()  # who runs this wants it to end
 
 
 def say(text: str) -> None:
-    with _printing:
-        print(text, flush=True)  # noqa: T201
+    print(text, flush=True)  # noqa: T201
 
 
 # -- In the process of a group --------------------------------------------------------------------
@@ -51,12 +55,13 @@ def run_case(group: str, case: Case, device: str) -> dict:
     try:
         p = Problem(case, device)
         call = lambda: OPS[case.op].call(p, {"backend": "native" if group in FLOWS else "triton"})
-        with compilations() as compiled:
+        with Compiled() as compiled:
             begin = perf_counter()
             results = call()
             synchronize(device)
             found["first_s"] = perf_counter() - begin
         found |= {"compiled": len(compiled), "compile_s": sum(compiled)}
+        found["way"] = way(p)
         found["ratio"] = ratio(p, results)
         found["ms"] = median_ms(call, device)
     except Exception as error:
@@ -64,10 +69,20 @@ def run_case(group: str, case: Case, device: str) -> dict:
     return found
 
 
-class compilations(list):
+def way(p: Problem) -> str | None:
+    """The tiles that a GPU takes for the op, where that can be asked."""
+    what = {"value": {}, "gradient": {"grad": True}, "penalty": {"op": "second_order"}}
+    what["sigma_grad"] = {"op": "parameters"}
+    if not p.z.is_cuda or p.case.op not in what:
+        return None
+    how = {"op": "sides"} if p.case.sides > 1 else what[p.case.op]
+    return dk.regime(p.z, p.x, p.kernel, **how)
+
+
+class Compiled(list):
     """The seconds of each compilation of a Triton kernel while it is entered."""
 
-    def __enter__(self) -> "compilations":
+    def __enter__(self) -> "Compiled":
         self._knobs = knobs()
         if self._knobs is not None:
             self._before, self._knobs.listener = self._knobs.listener, self._listen
@@ -105,8 +120,6 @@ def median_ms(call, device: str) -> float:
 
 def synchronize(device: str) -> None:
     if device == "cuda":
-        import torch
-
         torch.cuda.synchronize()
 
 
@@ -130,8 +143,9 @@ def run_here(groups: list[str], options: argparse.Namespace) -> None:
     """Every case, and its line at once; after a CUDA error no other has a chance."""
     prepare(options.device)
     for group, case in sized(groups, options):
-        found = run_case(group, case, options.device)
-        write(found, options.out)
+        found = run_case(group, case, options.device) | {"jobs": options.jobs}
+        for out in options.out:
+            write(found, out)
         say(line(found))
         if found["failed"]:
             synchronize(options.device)  # raises where the GPU is lost to this process
@@ -158,42 +172,44 @@ def line(found: dict) -> str:
     )
 
 
-def write(found: dict, out: Path | None) -> None:
+def write(found: dict, out: Path) -> None:
     """One line in one write, so that processes may share the file."""
-    if out is not None:
-        with out.open("a") as file:
-            file.write(f"{json.dumps(found)}\n")
+    with out.open("a") as file:
+        file.write(f"{json.dumps(found)}\n")
 
 
 def run_apart(group: str, options: argparse.Namespace) -> bool:
     """The group in a process of its own; whether all of it ran and kept the rule."""
+    if _is_over.is_set():
+        return False
     cases = [case for _, case in sized([group], options)]
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "found.jsonl"
-        command = [sys.executable, "-m", "benchmarks.smoke", group, "--here", f"--out={kept}"]
-        command += [f"--device={options.device}"]
+        command = [sys.executable, "-m", "benchmarks.smoke", group, "--here"]
+        command += [f"--out={out}" for out in (kept, *options.out)]
+        command += [f"--device={options.device}", f"--jobs={options.jobs}"]
         command += [f"--case={options.case}"] * bool(options.case)
         command += [f"--size={options.size}"] * bool(options.size)
-        begin = perf_counter()
         done, said = limited(command, options.seconds)
         lines = kept.read_text().splitlines() if kept.exists() else []
     found = [json.loads(text) for text in lines]
-    reason = why_ended(done, said, options.seconds) if len(found) < len(cases) else None
+    reason = why_ended(done, said, options.seconds)
     for place, case in enumerate(cases[len(found) :]):
-        why = reason if place == 0 else f"not begun: {group} had ended"
+        why = f"not begun: {group} had ended" if place else reason
         about = {"op": case.op, "d": case.d, "n": case.n, "device": options.device}
         found.append({"group": group, "case": case.name, **about, "failed": why})
-    for each in found:
-        write(each | {"group_s": perf_counter() - begin, "jobs": options.jobs}, options.out)
-        say(line(each))
+        say(line(found[-1]))
+        for out in options.out:
+            write(found[-1], out)
     return all(not each["failed"] and each["ratio"] <= 1 for each in found)
 
 
 def limited(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """(exit status, or None where the limit ended it; the end of what it said)."""
+    """(exit status, or None where the limit ended it; the end of what it complained of)."""
     # In the process group of this one, so that who ends this one ends it too.
     with tempfile.TemporaryFile() as said:
-        child = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+        child = subprocess.Popen(command, cwd=ROOT, stderr=said)
+        _alive.add(child)
         try:
             done = child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -201,11 +217,28 @@ def limited(command: list[str], seconds: float) -> tuple[int | None, str]:
         finally:
             child.kill()
             child.wait()
+            _alive.discard(child)
         said.seek(0)
         return done, said.read().decode(errors="replace")[-2000:]
 
 
+def run_all(groups: list[str], options: argparse.Namespace) -> bool:
+    """A group for each job at a time; interrupted, none is begun any more."""
+    with ThreadPoolExecutor(options.jobs) as pool:
+        try:
+            runs = [pool.submit(run_apart, group, options) for group in groups]
+            return all([run.result() for run in runs])
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # `timeout` sends it twice
+            _is_over.set()
+            for child in list(_alive):
+                child.kill()
+            raise
+
+
 def why_ended(done: int | None, said: str, seconds: float) -> str:
+    if _is_over.is_set():
+        return "the run was interrupted"
     if done is None:
         return f"did not end within {seconds:.0f} s"
     last = next((text for text in reversed(said.splitlines()) if text.strip()), "nothing")
@@ -229,7 +262,8 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=20, help="the limit of each group")
     parser.add_argument("--jobs", type=int, default=1, help="groups at a time")
-    parser.add_argument("--out", type=Path, help="gets a line of JSON for each case")
+    parser.add_argument("--out", type=Path, action="append", default=[], metavar="FILE",
+                        help="gets a line of JSON for each case")  # fmt: skip
     parser.add_argument("--case", choices=OPS, help="only cases of this op")
     parser.add_argument("--size", type=int, help="points, instead of those of the case")
     parser.add_argument("--once", action="store_true", help="call each case once, in this process")
@@ -240,9 +274,7 @@ def main() -> int:
         (run_once if options.once else run_here)(groups, options)
         return 0
     say(_HEAD)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        kept = list(pool.map(lambda group: run_apart(group, options), groups))
-    return 0 if all(kept) else 1
+    return 0 if run_all(groups, options) else 1
 
 
 if __name__ == "__main__":

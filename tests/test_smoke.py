@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from threading import Event, main_thread
 
 import pytest
 import torch
@@ -17,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 H200 = "{132, 232448, true, true}"  # processors, bytes of shared memory, clusters, cooperative
 
 
-def options(out=None, **changes):
-    usual = {"device": "cpu", "size": None, "case": None, "seconds": 60, "jobs": 1, "out": out}
-    return Namespace(**(usual | changes))
+def options(out):
+    usual = {"device": "cpu", "size": None, "case": None, "seconds": 60, "jobs": 1}
+    return Namespace(**usual, out=[out])
 
 
 @pytest.mark.parametrize("op", sorted(OPS))
@@ -56,13 +58,13 @@ def test_sizes_on_a_gpu_are_those_of_tensor_cores():
     assert all(case.n % 16 for case in cases)
 
 
-def test_a_group_has_a_process_and_writes_a_line_for_each_case(tmp_path, capsys):
+def test_a_group_has_a_process_and_writes_a_line_for_each_case(tmp_path, capfd):
     out = tmp_path / "smoke.jsonl"
     assert smoke.run_apart("flow_grid", options(out))
     lines = [json.loads(text) for text in out.read_text().splitlines()]
     assert [line["d"] for line in lines] == [2, 32]
     assert all(line["ratio"] <= 1 and line["ms"] > 0 for line in lines)
-    assert capsys.readouterr().out.count("flow_grid") == 2
+    assert capfd.readouterr().out.count("flow_grid") == 2
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,29 @@ def test_a_process_is_ended_at_its_limit():
     python = [sys.executable, "-c"]
     assert smoke.limited([*python, "while True: pass"], 0.3)[0] is None
     assert smoke.limited([*python, "import os; os.kill(os.getpid(), 11)"], 20)[0] == -11
-    assert smoke.limited([*python, "print(3)"], 20) == (0, "3\n")
+    assert smoke.limited([*python, "import sys; sys.stderr.write('3')"], 20) == (0, "3")
+
+
+def test_interrupted_it_ends_what_runs_and_begins_nothing(tmp_path, monkeypatch):
+    out, are_all_asked = tmp_path / "smoke.jsonl", Event()
+    monkeypatch.setattr(smoke, "_is_over", Event())
+    monkeypatch.setattr(smoke.signal, "signal", lambda *_: None)
+
+    def groups():
+        yield from ("matrix", "sides")
+        are_all_asked.set()
+
+    def interrupt(command, seconds):
+        are_all_asked.wait(60)
+        signal.pthread_kill(main_thread().ident, signal.SIGINT)
+        return None, "" if smoke._is_over.wait(60) else "nobody saw it"
+
+    monkeypatch.setattr(smoke, "limited", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        smoke.run_all(groups(), options(out))
+    lines = [json.loads(text) for text in out.read_text().splitlines()]
+    assert {line["group"] for line in lines} == {"matrix"}
+    assert lines[0]["failed"] == "the run was interrupted"
 
 
 def test_groups_are_asked_for_by_name():

@@ -79,8 +79,8 @@ def pretend(sm: int = 90, *, with_launchers: bool = True) -> Compilations:
 
 def _believe_in(sm: int) -> None:
     """The library takes the tensors of a CPU for those of the GPU."""
-    from dmmd_kernels import _triton
-    from dmmd_kernels._triton import fused, regimes
+    from dmmd_kernels.backends import _triton
+    from dmmd_kernels.backends._triton import fused, regimes
 
     _triton.why_not = lambda *_, **__: None
     fused.LEAST_WORK = 0

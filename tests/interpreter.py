@@ -42,6 +42,6 @@ def quicken() -> None:
 
 def use_tensor_cores_for_few_points() -> None:
     """As for many: what they would be too slow for is what is to be looked at."""
-    from dmmd_kernels._triton import fused
+    from dmmd_kernels.backends._triton import fused
 
     fused.LEAST_WORK = 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels import motion, native_flow
+from dmmd_kernels.backends import native_flow, reference_flow
 from tests.cases import DEVICE, each_backend
 
 
@@ -29,7 +29,7 @@ def guards(monkeypatch) -> list:
 def runs(monkeypatch, guards) -> list:
     """How many guards each call of a backend's flow or update ran under."""
     seen: list = []
-    for module in (motion, native_flow):
+    for module in (reference_flow, native_flow):
         for name in ("flow", "flow_update"):
             run = getattr(module, name)
             spy = lambda *args, _run=run, **rest: seen.append(len(guards)) or _run(*args, **rest)

@@ -28,7 +28,7 @@ on_cpu = pytest.mark.skipif(DEVICE == "cuda", reason="needs Triton's interpreter
 GUARDED = """
 import ctypes, mmap, sys
 import torch
-from dmmd_kernels import _triton
+from dmmd_kernels.backends import _triton
 from dmmd_kernels.backends._triton import fused, launch
 from tests.cases import compiled_form, problem
 from tests.interpreter import quicken

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.conftest import timed
+from benchmarks.clock import timed
 from benchmarks.notes import describe
 from benchmarks.problems import Case, Problem, problem, relative_error
 from benchmarks.providers import MODE, Ours

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
+from benchmarks.clock import sweeper, timed
 from benchmarks.notes import describe, versions
 from benchmarks.probes import cpu, cpu_name, torch_exp_rate
 from benchmarks.problems import Case, problem, relative_error
@@ -27,7 +28,6 @@ SECONDS = {"small": 0.05, "default": 0.3, "large": 3.0}[MODE]
 DEADLINE = perf_counter() + float(os.environ.get("DMMD_BENCH_SECONDS", "inf"))
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
 SLOW = 2.0  # seconds of a call that is timed once more, and no oftener
-_SWEPT = 2**27  # bytes; more than any L2 cache here
 
 
 @pytest.fixture(autouse=True)
@@ -70,22 +70,9 @@ def measure(benchmark):
     return run
 
 
-def timed(call, device: str):
-    """(result, seconds) of one call."""
-    synchronize(device)
-    start = perf_counter()
-    outputs = call()
-    synchronize(device)
-    return outputs, perf_counter() - start
-
-
 def clock(benchmark, call, device: str, once: float) -> None:
     if device == "cuda":
-        swept = torch.empty(_SWEPT, dtype=torch.int8, device=device)
-
-        def before():
-            swept.zero_()
-            torch.cuda.synchronize()
+        before = sweeper(device)
 
         def target():
             call()
@@ -118,11 +105,6 @@ def peak_memory(note: dict, device: str):
     before = torch.cuda.memory_allocated()
     yield
     note["peak_mb"] = (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 # -- What the saved JSON says about the machine ---------------------------------------------------

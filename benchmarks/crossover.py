@@ -17,12 +17,12 @@ from datetime import date
 from functools import partial
 from itertools import product
 from pathlib import Path
-from time import perf_counter
 
 import torch
 from torch import Tensor
 
 import dmmd_kernels as dk
+from benchmarks.clock import by_turns
 from benchmarks.probes import cpu_name
 
 FILE = Path(dk.__file__).parent / "backends" / "crossover.json"
@@ -106,14 +106,8 @@ def share(make: Make, kernel: dk.Kernel, n: int, d: int, dtype: torch.dtype) -> 
     z, x = torch.randn(n, d, dtype=dtype), torch.randn(n, d, dtype=dtype)
     calls = [make(backend, z, x, kernel) for backend in ("native", "reference")]
     check(*(call() for call in calls))
-    times: list[list[float]] = [[], []]
-    end = perf_counter() + SECONDS
-    while len(times[0]) < LEAST_ROUNDS or perf_counter() < end:
-        for call, own in zip(calls, times, strict=True):
-            start = perf_counter()
-            call()
-            own.append(perf_counter() - start)
-    return min(times[1]) / min(times[0])
+    ours, plain = by_turns(calls, seconds=SECONDS, least=LEAST_ROUNDS)
+    return min(plain) / min(ours)
 
 
 def check(result: object, other: object) -> None:

@@ -1,6 +1,6 @@
 """Before and after: what the stand-ins of dmmd_kernels.compat cost beside what they stand in for.
 
-    python benchmarks/dropin.py [family ...]        the table of docs/dropin.md, on standard output
+    python -m benchmarks.dropin [family ...]        the table of docs/dropin.md, on standard output
 
 Each cell is a process of its own: value and gradient (a value alone where the original has no
 gradient), the best time of a few, and the growth of the process's peak memory. Processes may take 8
@@ -12,11 +12,12 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from benchmarks.clock import timed
 
 GIB = 2**30
 SECONDS = 120
@@ -202,11 +203,15 @@ def measured(family: Callable, side: int, n: int, d: int, with_gradient: bool) -
         draw = torch.Generator().manual_seed(0)
         x, y = torch.randn(n, d, generator=draw), torch.randn(n, d, generator=draw) + 0.2
         x.requires_grad_(with_gradient)
-        start = time.perf_counter()
-        value = call(x, y)
-        if with_gradient:
-            value.backward()
-        return time.perf_counter() - start, value.item()
+
+        def value_with_gradient():
+            value = call(x, y)
+            if with_gradient:
+                value.backward()
+            return value
+
+        value, seconds = timed(value_with_gradient)
+        return seconds, value.item()
 
     once(16)
     before = _peak_mib()
@@ -229,7 +234,8 @@ def _mapped_bytes() -> int:
 
 def in_process(name: str, side: int, n: int) -> dict[str, float] | str:
     """The same in a process of its own, or why it did not end."""
-    command = [sys.executable, "-W", "ignore", __file__, "--one", name, str(side), str(n)]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.dropin"]
+    command += ["--one", name, str(side), str(n)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:

@@ -22,10 +22,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import perf_counter
 
 import torch
 
+from benchmarks.clock import synchronize, timed, times
 from benchmarks.grid_providers import USUAL, ours, peers
 from benchmarks.model import FLOW_STEPS
 from benchmarks.notes import describe, versions
@@ -112,47 +112,22 @@ def measured(op: str, case: Case, call: Callable, p, floor_ms: float | None) -> 
     if case.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    start = perf_counter()
-    outputs = call()
-    synchronize(case.device)
-    found["first_ms"] = 1e3 * (perf_counter() - start)
+    outputs, first = timed(call, case.device)
+    found["first_ms"] = 1e3 * first
     if case.device == "cuda":
         found["peak_mb"] = (torch.cuda.max_memory_allocated() - before) / 2**20
     found["error"] = relative_error(op, p, outputs)
     del outputs
-    times = sorted(clock(call, case.device))
-    found["ms"] = statistics.median(times)
-    found["ms20"], found["ms80"] = times[len(times) // 5], times[-1 - len(times) // 5]
+    rounds = sorted(times(call, case.device, seconds=_SECONDS, most=_ROUNDS))
+    fifth = len(rounds) // 5
+    found["ms"] = 1e3 * statistics.median(rounds)
+    found["ms20"], found["ms80"] = 1e3 * rounds[fifth], 1e3 * rounds[-1 - fifth]
     blocks = {"mmd2": 3, "witness_grad": 2, "flow": 2 * FLOW_STEPS}.get(op, 1)
     pairs = blocks * case.n * case.m * max(case.batch, 1)
     found["pairs_per_s"] = 1e3 * pairs / found["ms"]
     if floor_ms is not None:
         found["percent"] = 100 * floor_ms / found["ms"]
     return found
-
-
-def clock(call: Callable, device: str) -> list[float]:
-    """Milliseconds of several calls, each from an idle device to an idle device."""
-    times: list[float] = []
-    end = perf_counter() + _SECONDS
-    while len(times) < 3 or (len(times) < _ROUNDS and perf_counter() < end):
-        if device == "cuda":
-            begin, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            call()
-            stop.record()
-            stop.synchronize()
-            times.append(begin.elapsed_time(stop))
-        else:
-            start = perf_counter()
-            call()
-            times.append(1e3 * (perf_counter() - start))
-    return times
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 # -- The files ------------------------------------------------------------------------------------

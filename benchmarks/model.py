@@ -27,30 +27,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.hardware import HARDWARE, Hardware
+from benchmarks.probes import cpu
+
 NEAR = 8  # up to this d, differences are the better way to a distance
-EXP_SLOTS = {"AVX512": 6, "AVX2": 10, "DEFAULT": 10}  # range reduction, degree 5, scaling
 _FLOAT = 4
 FLOW_STEPS = 100  # of the op "flow"
 
-
-@dataclass(frozen=True)
-class Hardware:
-    """Rates per second. On a CPU tensor and exps are 0 and an exp is `exp_slots` slots."""
-
-    name: str
-    slots: float
-    bandwidth: float
-    exps: float = 0.0
-    tensor: float = 0.0
-    exp_slots: float = 1.0
-
-
-# SMs · lanes · clock: 128 issue slots and 16 exponentials per SM and clock; dense 16-bit tensor.
-HARDWARE = {
-    "H200": Hardware("H200", 132 * 128 * 1.83e9, 4.8e12, 132 * 16 * 1.83e9, 989e12),
-    "H100": Hardware("H100 SXM", 132 * 128 * 1.83e9, 3.35e12, 132 * 16 * 1.83e9, 989e12),
-    "A100": Hardware("A100-80", 108 * 128 * 1.41e9, 2.0e12, 108 * 16 * 1.41e9, 312e12),
-}
 
 # (exponentials, other instructions for a value, and for a value with its slope). The mixture is
 # dyadic: one exponential, the others are its squares.
@@ -224,12 +207,7 @@ def main() -> None:
     if options.targets:
         print(f"{against_targets()}\n\n{against_separate_sweeps()}")  # noqa: T201
         return
-    if options.gpu:
-        hardware = HARDWARE[options.gpu]
-    else:
-        from benchmarks.probes import cpu
-
-        hardware = cpu()
+    hardware = HARDWARE[options.gpu] if options.gpu else cpu()
     print(table(hardware, options.n, options.precision))  # noqa: T201
 
 

@@ -4,7 +4,8 @@ from importlib import metadata
 
 import torch
 
-from benchmarks.model import HARDWARE, Hardware, floor, work
+from benchmarks.hardware import HARDWARE, Hardware
+from benchmarks.model import floor, work
 from benchmarks.probes import cpu
 from benchmarks.problems import Case
 

@@ -8,11 +8,11 @@ plain torch's. docs/performance.md keeps what was found.
 
 import sys
 from collections.abc import Callable
-from time import process_time
 
 import torch
 
 import dmmd_kernels as dk
+from benchmarks.clock import process_seconds
 
 CALLS, REPEATS = 2000, 9
 
@@ -31,14 +31,7 @@ def ops(z, x, y, w, kernel, **how) -> dict[str, Callable]:
 
 
 def microseconds(call: Callable) -> float:
-    """The fastest mean of several rounds."""
-    means = []
-    for _ in range(REPEATS):
-        start = process_time()
-        for _ in range(CALLS):
-            call()
-        means.append((process_time() - start) / CALLS)
-    return 1e6 * min(means)
+    return 1e6 * process_seconds(call, calls=CALLS, repeats=REPEATS)
 
 
 def write(line: str) -> None:

@@ -3,11 +3,11 @@
 import platform
 from functools import cache
 from pathlib import Path
-from time import perf_counter
 
 import torch
 
-from benchmarks.model import EXP_SLOTS, Hardware
+from benchmarks.clock import fastest
+from benchmarks.hardware import EXP_SLOTS, Hardware
 
 _SECONDS = 0.25
 
@@ -17,9 +17,9 @@ def cpu() -> Hardware:
     """The fastest of many short trials, since other work on the machine only ever slows one."""
     size = 384  # a millisecond: short enough to run undisturbed now and then
     a, b, c = (torch.ones(size, size) for _ in range(3))
-    multiply_adds = size**3 / _fastest(lambda: torch.mm(a, b, out=c))
+    multiply_adds = size**3 / fastest(lambda: torch.mm(a, b, out=c), _SECONDS)
     large, copy = torch.ones(2**24), torch.empty(2**24)
-    bandwidth = 2 * 4 * large.numel() / _fastest(lambda: copy.copy_(large))
+    bandwidth = 2 * 4 * large.numel() / fastest(lambda: copy.copy_(large), _SECONDS)
     instructions = torch.backends.cpu.get_cpu_capability()
     return Hardware(
         name=cpu_name(),
@@ -34,7 +34,7 @@ def torch_exp_rate() -> float:
     """Exponentials per second of torch.exp on data in the cache; for the record, not the floor."""
     t = torch.rand(2**15 * torch.get_num_threads())
     out = torch.empty_like(t)
-    return t.numel() / _fastest(lambda: torch.exp(t, out=out))
+    return t.numel() / fastest(lambda: torch.exp(t, out=out), _SECONDS)
 
 
 def cpu_name() -> str:
@@ -44,13 +44,3 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _fastest(call) -> float:
-    call()
-    best, end = float("inf"), perf_counter() + _SECONDS
-    while perf_counter() < end:
-        start = perf_counter()
-        call()
-        best = min(best, perf_counter() - start)
-    return best

@@ -25,11 +25,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-from time import perf_counter
-
-import torch
 
 import dmmd_kernels as dk
+from benchmarks.clock import synchronize, timed, times
 from benchmarks.smoke_cases import FLOWS, GROUPS, OPS, TRITON, Case, Problem, ratio
 
 ROOT = Path(__file__).parents[1]
@@ -56,14 +54,12 @@ def run_case(group: str, case: Case, device: str) -> dict:
         p = Problem(case, device)
         call = lambda: OPS[case.op].call(p, {"backend": "native" if group in FLOWS else "triton"})
         with Compiled() as compiled:
-            begin = perf_counter()
-            results = call()
-            synchronize(device)
-            found["first_s"] = perf_counter() - begin
+            results, found["first_s"] = timed(call, device)
         found |= {"compiled": len(compiled), "compile_s": sum(compiled)}
         found["way"] = way(p)
         found["ratio"] = ratio(p, results)
-        found["ms"] = median_ms(call, device)
+        few = {"least": 1, "most": 1} if device == "cpu" else {"most": _ROUNDS}  # interpreted
+        found["ms"] = 1e3 * statistics.median(times(call, device, seconds=_SECONDS, **few))
     except Exception as error:
         found["failed"] = f"{type(error).__name__}: {str(error)[:200]}"
     return found
@@ -103,24 +99,6 @@ def knobs():
     except ImportError:  # Triton is optional: there are flows without it
         return None
     return knobs.compilation
-
-
-def median_ms(call, device: str) -> float:
-    times: list[float] = []
-    end = perf_counter() + _SECONDS
-    while len(times) < 3 or (len(times) < _ROUNDS and perf_counter() < end):
-        begin = perf_counter()
-        call()
-        synchronize(device)
-        times.append(1e3 * (perf_counter() - begin))
-        if device == "cpu":
-            break
-    return statistics.median(times)
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def prepare(device: str) -> None:

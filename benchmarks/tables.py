@@ -19,7 +19,6 @@ RESULTS = HERE / "results"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 PLOTTED_D = 64
 ALONE = "memory_and_threads"  # the suite without peers
-TIMES = ("median_ms", "low_ms", "high_ms")
 
 Row = dict
 Result = dict  # suite, hardware, device, date, machine, rows

@@ -6,108 +6,138 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "dmmd_kernels"
-
-# Each layer may import the layers before it, never those after it or beside it.
-LAYERS = [
-    ["kernels", "clouds", "philox", "profiles"],
-    ["reference", "native", "_triton", "motion"],
-    ["backend", "native_flow"],
-    ["ops"],
-    [
-        "losses",
-        "modules",
-        "flows",
-        "two_sample",
-        "power",
-        "bandwidth",
-        "diffusion",
-        "models",
-        "unet",
-    ],
-]
-# All other modules are the programs and their parts: above these, and free among themselves.
-TOP = len(LAYERS)
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-ROOF = {"__init__", "__main__"}
-
-# What only dispatch may know. Code that uses the library as its users do goes without.
-INTERNAL = {
-    "kernels",
-    "profiles",
-    "reference",
-    "native",
-    "native_flow",
-    "_triton",
-    "backend",
-    "ops",
-    "_C",
-}
-
-FILES = sorted(PACKAGE.rglob("*.py"))
-MODULES = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - ROOF
-USERS = sorted(
-    path
-    for folder in ("dmmd_kernels/compat", "dmmd_kernels/baselines", "benchmarks", "examples")
-    for path in (ROOT / folder).rglob("*.py")
+from dmmd_kernels.systems import SYSTEMS
+from tests.imports import (
+    LAYERS,
+    LEVEL,
+    PACKAGE,
+    ROOT,
+    arrows,
+    circles,
+    graph,
+    module_of,
+    room_of,
+    runs_up,
+    sources,
 )
 
+FILES = sources(PACKAGE)
+MODULES = graph([PACKAGE, "benchmarks", "examples", "tests"])
+OWN = [module for module in MODULES if module.split(".")[0] == PACKAGE]
+BETWEEN = arrows(MODULES)
 
-def imports(path: Path) -> set[str]:
-    """The modules of dmmd_kernels that the file imports, anywhere in it; a package is one."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports must be absolute"
-            names = [f"{node.module}.{a.name}" for a in node.names]
-        found |= {n.split(".")[1] for n in names if n.startswith("dmmd_kernels.")}
-    return found & (MODULES | {"_C"})
-
-
-def module(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def level(name: str) -> int:
-    return LEVEL.get(name, TOP)
+# What only dispatch may know. Code that uses the library as its users do goes without.
+OPS = {"kernels", "backends", "autograd", "ops"}
+USERS = sorted(
+    module
+    for module in MODULES
+    if module.split(".")[0] in ("benchmarks", "examples")
+    or room_of(module) in ("compat", "systems")
+)
+# Stand-ins may use these modules' public names beside those of dmmd_kernels itself.
+LENT = {f"{PACKAGE}.ops.two_sample", f"{PACKAGE}.ops.bandwidth"}
 
 
 def each(paths: list[Path]):
     return pytest.mark.parametrize("path", paths, ids=lambda p: str(p.relative_to(ROOT)))
 
 
-@each([path for path in FILES if module(path) not in ROOF])
-def test_imports_point_down(path):
-    own = level(module(path))
-    others = imports(path) - {module(path), "_C"}
-    wrong = {name for name in others if level(name) > own or level(name) == own != TOP}
-    assert not wrong, f"{module(path)} must not import {sorted(wrong)}"
+def reached(*modules: str) -> set[str]:
+    """The modules, all that they import, and so on."""
+    found, left = set(), list(modules)
+    while left:
+        module = left.pop()
+        if module not in found:
+            found.add(module)
+            left += MODULES.get(module, ())
+    return found
 
 
-@each([path for path in FILES if module(path) in ROOF])
-def test_the_roof_stays_clear_of_the_programs(path):
+def test_every_module_stands_on_a_floor():
+    assert {room_of(module) for module in OWN} == set(LEVEL)
+    assert sum(map(len, LAYERS)) == len(LEVEL), "a room has one floor"
+
+
+@pytest.mark.parametrize("arrow", BETWEEN, ids=" → ".join)
+def test_imports_run_down(arrow):
+    assert not runs_up(arrow), BETWEEN[arrow]
+
+
+def test_nothing_leads_back_to_where_it_began():
+    """Of the package, its tests, benchmarks and examples."""
+    assert not circles(MODULES)
+
+
+def test_the_package_needs_nothing_outside_it():
+    others = {other.split(".")[0] for module in OWN for other in MODULES[module]}
+    assert others == {PACKAGE}
+
+
+def test_few_modules_lie_at_the_root_of_the_package():
+    assert len([path for path in FILES if path.parent == ROOT / PACKAGE]) <= 10
+
+
+def test_the_loop_and_its_settings_know_no_system():
+    runs = [module for module in OWN if room_of(module) == "runs"]
+    assert not [m for m in reached(*runs) if room_of(m) == "systems"]
+
+
+def home(system: str, module: str) -> bool:
+    place = f"{PACKAGE}.systems.{system}"
+    return module == place or module.startswith(f"{place}.")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_systems_do_not_know_each_other(name):
+    """Not by way of what they share either; their list alone knows them all."""
+    own = [module for module in OWN if home(name, module)]
+    assert own, f"{name} must have a module or folder of its name in systems/"
+    assert f"{PACKAGE}.systems" not in reached(*own)
+    strangers = {m for m in reached(*own) for other in set(SYSTEMS) - {name} if home(other, m)}
+    assert not strangers
+
+
+def test_data_and_networks_need_none_of_the_ops():
+    modules = [module for module in OWN if room_of(module) in ("data", "networks")]
+    assert not {room_of(m) for m in reached(*modules)} & {*OPS, PACKAGE}
+
+
+@pytest.mark.parametrize("name", [PACKAGE, f"{PACKAGE}.__main__"])
+def test_the_roof_stays_clear_of_the_programs(name):
     """Else `import dmmd_kernels` would pay for plotting, data sets and command lines."""
-    wrong = {name for name in imports(path) - {"_C"} if level(name) == TOP}
-    assert not wrong, f"{path.name} must not import {sorted(wrong)}"
+    rooms = {room_of(module) for module in reached(name) - {name}} - {"_C"}
+    assert rooms <= {*OPS, PACKAGE}
 
 
 def test_only_native_imports_the_extension():
-    assert {module(path) for path in FILES if "_C" in imports(path)} <= {"native"}
+    named = {module for module in OWN if f"{PACKAGE}._C" in MODULES[module]}
+    assert named == {f"{PACKAGE}.backends.native"}
 
 
-@each(USERS)
-def test_users_keep_to_the_public_interface(path):
-    wrong = imports(path) & INTERNAL
+@pytest.mark.parametrize("module", USERS)
+def test_users_keep_to_the_public_interface(module):
+    inner = {other for other in MODULES[module] if room_of(other) in {*OPS, "_C"}}
+    inner = {other for other in inner if other.split(".")[0] == PACKAGE}
+    wrong = inner - (LENT if room_of(module) == "compat" else set())
     assert not wrong, f"import from dmmd_kernels itself, not from {sorted(wrong)}"
+
+
+@each(sources(f"{PACKAGE}/compat"))
+def test_stand_ins_borrow_public_names_alone(path):
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if is_lent(node)]
+    borrowed = [alias.name for node in nodes for alias in node.names]
+    assert not [name for name in borrowed if name.startswith("_")]
+
+
+def is_lent(node: ast.AST) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module in LENT
 
 
 @each(FILES)
 def test_no_module_is_named_after_its_content(path):
     """Else `from package import name` is the function or the module, whichever came last."""
     defined = {getattr(node, "name", None) for node in ast.parse(path.read_text()).body}
-    assert path.stem not in defined
+    assert module_of(path).split(".")[-1] not in defined
 
 
 def native_files(folder: str) -> list[Path]:

@@ -221,17 +221,27 @@ def _named(system: str) -> SystemSettings:
     return type("Named", (SystemSettings,), {"name": system})()
 
 
+class _NoAliases(yaml.SafeLoader):
+    """Settings never need them, and a few lines with them can stand for more than memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it must not have aliases")
+        return super().compose_node(parent, index)
+
+
 def _file(path: Path) -> list[str]:
     """
     Raises:
         SettingsError: there is no such file, or it holds no settings.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _NoAliases)
     except OSError as error:
         raise SettingsError(f"--config {path} can't be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise SettingsError(f"--config {path} is no YAML: {error}") from error
+        told = " ".join(str(error).split())
+        raise SettingsError(f"--config {path} is no YAML of settings: {told}") from error
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise SettingsError(f"--config {path} must hold lines `name: value`, got {kind}")

@@ -2,26 +2,23 @@
 
 import hashlib
 import json
-from dataclasses import replace
 
-from dmmd_kernels import train
+from dmmd_kernels import systems
 from dmmd_kernels.runs import checkpoint
 from dmmd_kernels.runs.settings import Settings
+from dmmd_kernels.systems.dmmd.settings import DmmdSettings
 
 TINY = Settings(
     backend="reference",
     data_size=200,
     steps=20,
     batch=8,
-    levels=3,
-    width_hidden=8,
-    sample_levels=3,
-    sample_steps=2,
-    particles=20,
-    clean=50,
     samples=40,
     log_every=5,
     save_every=5,
+    system=DmmdSettings(
+        levels=3, width_hidden=8, sample_levels=3, sample_steps=2, particles=20, clean=50
+    ),
 )
 
 # The same on handwritten digits with a U-Net, and with every way to be random.
@@ -44,11 +41,12 @@ IMAGES_CHANGES = {
     "gradient_weight": 1.0,
     "step_rule": "constant",
 }
-IMAGES = replace(TINY, **IMAGES_CHANGES)
+IMAGES = TINY.changed(**IMAGES_CHANGES)
 
 
 def fit(folder, *, resume=False, **changes):
-    return train.fit(replace(TINY, out=str(folder), **changes), resume=resume, progress=False)
+    settings = TINY.changed(out=str(folder), **changes)
+    return systems.fit(settings, resume=resume, progress=False)
 
 
 def digest(folder):

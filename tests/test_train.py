@@ -1,23 +1,15 @@
-"""The programs: a run is its definition, continues bit for bit, and survives crashes."""
-
-import multiprocessing
-import os
-import random
-import signal
-import time
-from pathlib import Path
+"""The programs train and sample, from the command line to the files they leave."""
 
 import numpy as np
 import pytest
 import torch
 
-from dmmd_kernels import sample, train
-from dmmd_kernels.evaluation import comparison
+from dmmd_kernels import sample, systems, train
 from dmmd_kernels.runs import checkpoint
-from dmmd_kernels.runs.run import load_run
-from dmmd_kernels.systems.dmmd import samplers
-from tests.cases import backends
-from tests.runs import IMAGES_CHANGES, TINY, digest, fit, read_log
+from dmmd_kernels.runs.command_line import as_yaml
+from dmmd_kernels.runs.run import draw_samples
+from dmmd_kernels.systems import load_run
+from tests.runs import TINY, digest, fit
 
 
 @pytest.fixture(scope="module")
@@ -27,125 +19,47 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"features": "mlp", "feature_count": 4, "feature_width": 8, "gradient_weight": 1.0},
-        {"kernel": "linear", "features": "mlp", "step_rule": "constant", "clip": 0.1},
-    ],
-    ids=["identity", "penalised", "linear"],
-)
-@pytest.mark.parametrize("name", [b for b in backends() if b.values != ("triton",)])
-def test_a_continued_run_is_the_uninterrupted_one(tmp_path, changes, name):
-    changes = changes | {"decay": "constant", "backend": name}
-    fit(tmp_path / "whole", **changes)
-    fit(tmp_path / "parts", steps=10, **changes)
-    torch.randn(7)  # whatever else happened in between
-    fit(tmp_path / "parts", resume=True, **changes)
-    assert digest(tmp_path / "whole") == digest(tmp_path / "parts")
-    steps = lambda folder: [line["step"] for line in read_log(tmp_path / folder)]
-    assert steps("parts") == steps("whole") == [5, 10, 15, 20]
+def test_the_program_trains_judges_and_goes_on(tmp_path, capsys, finished):
+    (tmp_path / "tiny.yaml").write_text(as_yaml(TINY.changed(decay="constant")))
+    out = ["--out", str(tmp_path / "run")]
+    assert train.main(["--config", str(tmp_path / "tiny.yaml"), *out, "--steps=10"]) == 0
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    made = {"checkpoints", "config.yaml", "log.jsonl", "training.png"}
+    assert files == made | {"samples.npz", "scores.json", "figure.png"}
+    assert train.main([*out, "--resume", "--steps=20"]) == 0
+    assert digest(tmp_path / "run")[0] == 20
+    assert "continuing" in capsys.readouterr().out
+    assert not (tmp_path / "run-1").exists()
 
 
-def test_a_continued_run_on_images_is_the_uninterrupted_one(tmp_path):
-    """With dropout, flips, dequantised pixels, warm-up and levels in parts."""
-    pytest.importorskip("sklearn")
-    changes = IMAGES_CHANGES | {"decay": "constant", "backend": "reference"}
-    fit(tmp_path / "whole", steps=6, **changes)
-    fit(tmp_path / "parts", steps=3, **changes)
-    torch.randn(7)
-    fit(tmp_path / "parts", resume=True, steps=6, **changes)
-    assert digest(tmp_path / "whole") == digest(tmp_path / "parts")
+def test_what_a_user_can_mend_is_one_sentence_and_a_status(tmp_path, capsys, finished):
+    assert train.main(["--out", str(finished), "--resume", "--batch=9"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "batch is 9, the run to be continued has 8" in said
 
 
-def test_training_lowers_the_loss_and_the_average_follows(finished):
-    found = checkpoint.find(finished)
-    assert all(np.isfinite(line["loss"]) for line in read_log(finished))
-    moved = {
-        kind: (found.tensors[f"{kind}.width.body.4.weight"]).norm() for kind in ("deep", "ema")
-    }
-    assert 0 < moved["ema"] < moved["deep"]
+def test_a_run_stopped_by_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "fit", lambda *_, **__: None)
+    assert train.main([f"--out={tmp_path}"]) == 130
+    monkeypatch.setattr(train, "conclude", interrupted)
+    monkeypatch.setattr(train, "training_figure", lambda _: None)
+    run = systems.fit(TINY.changed(out=str(tmp_path), steps=1), progress=False)
+    monkeypatch.setattr(train, "fit", lambda *_, **__: run)
+    assert train.main([f"--out={tmp_path}"]) == 130
+    assert f"--out {tmp_path} --resume" in capsys.readouterr().err
 
 
-def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, monkeypatch, finished, capsys):
-    step = train.train_step
-
-    def interrupted(state, *rest):
-        if state.step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(state, *rest)
-
-    monkeypatch.setattr(train, "train_step", interrupted)
-    assert fit(tmp_path / "run") is None
-    assert digest(tmp_path / "run")[0] == 8
-    assert f"--out {tmp_path / 'run'} --resume" in capsys.readouterr().out
-    monkeypatch.undo()
-    fit(tmp_path / "run", resume=True)
-    assert digest(tmp_path / "run") == digest(finished)
-
-
-def _run_in_child(folder, steps):
-    torch.set_num_threads(1)
-    parts = {"micro_levels": 2, "warmup": 60, "optimizer": "adamw", "weight_decay": 0.1}
-    fit(folder, resume=True, steps=steps, decay="constant", save_every=3, **parts)
-
-
-def _start(folder, steps):
-    context = multiprocessing.get_context("forkserver")
-    # Imported once and inherited: the first optimiser loads torch._dynamo, which takes seconds.
-    context.set_forkserver_preload(["torch._dynamo", train.__name__, __name__])
-    child = context.Process(target=_run_in_child, args=(folder, steps))
-    child.start()
-    return child
-
-
-@pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing(tmp_path):
-    steps, moments = 120, random.Random(0)
-    begin = time.perf_counter()
-    whole = _start(tmp_path / "whole", steps)
-    whole.join()
-    assert whole.exitcode == 0
-    duration = time.perf_counter() - begin
-    for _ in range(10):
-        child = _start(tmp_path / "killed", steps)
-        child.join(moments.uniform(0.02, 0.2) * duration)
-        child.kill()
-        child.join()
-    last = _start(tmp_path / "killed", steps)
-    last.join()
-    assert last.exitcode == 0
-    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
-    assert not list((tmp_path / "killed" / "checkpoints").glob(".*")), "left-overs of a crash"
-
-
-def test_a_new_run_sets_the_old_one_aside(tmp_path, capsys):
-    fit(tmp_path / "run", steps=5)
-    fit(tmp_path / "run", steps=10)
-    assert digest(tmp_path / "run")[0] == 10
-    assert digest(tmp_path / "run-1")[0] == 5
-    assert "is now in" in capsys.readouterr().out
-
-
-def test_the_evaluation_writes_every_method(tmp_path, capsys):
-    comparison.evaluate(fit(tmp_path / "run"))
-    with np.load(tmp_path / "run" / "samples.npz") as samples:
-        shapes = {name: samples[name].shape for name in samples.files}
-    methods = ["dmmd", "fixed_0.1", "fixed_0.5", "linear", "data"]
-    assert shapes == dict.fromkeys(methods, (40, 2))
-    assert (tmp_path / "run" / "figure.png").read_bytes()[:4] == b"\x89PNG"
-    table = capsys.readouterr().out
-    assert all(name in table for name in methods)
+def interrupted(_):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("kind", [".npz", ".png"])
 def test_samples_come_from_any_checkpoint(tmp_path, finished, kind):
     older = min((finished / "checkpoints").iterdir())
-    out = tmp_path / f"samples{kind}"
-    sample.main(
-        ["--checkpoint", str(older), "--n", "33", "--out", str(out), "--backend", "reference"]
-    )
+    out = tmp_path / "new" / f"samples{kind}"
+    usual = ["--checkpoint", str(older), "--backend", "reference"]
+    assert sample.main([*usual, "--n", "33", "--out", str(out)]) == 0
     if kind == ".npz":
         with np.load(out) as file:
             assert file["samples"].shape == (33, 2)
@@ -154,54 +68,70 @@ def test_samples_come_from_any_checkpoint(tmp_path, finished, kind):
         assert out.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_program_draws_what_the_function_draws(tmp_path, finished):
+    out = tmp_path / "x.npz"
+    usual = ["--checkpoint", str(finished), "--out", str(out), "--device=cpu"]
+    sample.main([*usual, "--n=9", "--seed=4", "--method=a_dmmd", "--levels=2", "--steps=1"])
+    run = load_run(finished, "cpu")
+    drawing = run.system.drawing(method="a_dmmd", levels=2, steps=1)
+    with np.load(out) as file:
+        assert np.array_equal(file["samples"], draw_samples(run, 9, drawing, seed=4).numpy())
+
+
 def test_sampling_depends_on_its_seed_alone(finished):
     run = load_run(finished, "cpu")
-    first, again, other = (sample.draw_samples(run, 20, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (draw_samples(run, 20, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("wrong", [["--n", "0"], ["--out", "x.txt"], ["--checkpoint", "nowhere"]])
+WRONG = {
+    "--n 0": "--n must be at least 1, got 0",
+    "--out x.txt": "--out must end in .npz or .png, got x.txt",
+    "--checkpoint nowhere": "nowhere holds no checkpoint",
+    "--trajectory x.png": "--trajectory must end in .gif, got x.png",
+    "--method ddpm": "--method must be one of dmmd, dmmd_e, a_dmmd, a_dmmd_a, a_dmmd_e, got 'ddpm'",
+    "--nfe 7": "nfe must be a multiple of the 3 levels",
+    "--nfe 6 --steps 2": "nfe must be a multiple of the 3 levels, without --steps; got 6 and 2",
+    "--rows 0": "rows must be at least 1, got 0",
+    "--t_max 0.01": "t_max must be at least t_min = 0.02, got 0.01",
+    "--energy_below 0.5": "energy_below must be 0 without a feature network, got 0.5",
+    "--stepz 3": "there is no option --stepz; did you mean --steps?",
+    "--backend cuda": "--backend",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_sampling_refuses_what_it_cannot_do(tmp_path, finished, wrong, capsys):
     usual = ["--checkpoint", str(finished), "--out", str(tmp_path / "x.npz")]
-    with pytest.raises(SystemExit):
-        sample.main(usual + wrong)
-    assert "error" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        sample.main(usual + wrong.split())
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert WRONG[wrong] in said
+    assert "python -m dmmd_kernels.sample: error: " in said
+    assert "Literal" not in said
+    assert not list(tmp_path.iterdir())
 
 
-def test_data_features_of_a_linear_kernel_are_their_mean():
-    """The witness of the whole set and of its mean features have one gradient (DMMD, eq. 12)."""
-    from dmmd_kernels.networks.features import DeepKernel, MLPFeatures
-    from dmmd_kernels.systems.dmmd.losses import witness_slope
-
-    deep = DeepKernel(MLPFeatures(2, 4, 8), "linear").double()
-    z, x_0 = torch.randn(1, 6, 2).double(), torch.randn(30, 2).double()
-    t = torch.tensor([0.3], dtype=torch.float64)
-    mean = samplers.data_features(deep, x_0, t, rows=7)
-    assert mean.shape == (1, 4)
-    kernel, a = deep.kernel(t), deep(z, t).detach()
-    slopes = [
-        witness_slope(deep, z, a, b, t, kernel, backend="reference")
-        for b in (mean, deep(x_0[None], t)[0].detach())
-    ]
-    torch.testing.assert_close(*slopes)
+def test_the_program_takes_methods_and_evaluations(tmp_path, finished, capsys):
+    usual = ["--checkpoint", str(finished), "--n", "7", "--out", str(tmp_path / "x.npz")]
+    film = ["--trajectory", str(tmp_path / "x.gif")]
+    sample.main([*usual, *film, "--method", "a_dmmd_e", "--nfe", "12", "--step_size", "0.1"])
+    assert "7 samples of a_dmmd_e, 14 evaluations each" in capsys.readouterr().out
+    assert (tmp_path / "x.gif").read_bytes()[:3] == b"GIF"
 
 
-def test_a_flow_of_points_is_the_flow_of_their_features(monkeypatch):
-    """One call with a table of widths gives what level by level through a network gives."""
-    x_0, start = torch.randn(50, 2), torch.randn(3, 20, 2)
-    deep = comparison.FixedWidth(comparison.BY_HAND["linear"])
-    run = lambda: [z for _, z in samplers.adaptive_flow(deep, start, x_0, TINY, [0.9, 0.5, 0.1])]
-    at_once = run()
-    monkeypatch.setattr(comparison.FixedWidth, "on_points", False)
-    for whole, by_level in zip(at_once, run(), strict=True):
-        torch.testing.assert_close(whole, by_level)
+def test_samples_that_fly_off_end_the_program_with_a_sentence(tmp_path, finished, capsys):
+    usual = ["--checkpoint", str(finished), "--n", "7", "--out", str(tmp_path / "x.npz")]
+    assert sample.main([*usual, "--step_size", "1e300"]) == 1
+    said = capsys.readouterr().err
+    assert "particles are not finite after level t = 0.980; take a smaller step_size" in said
+    assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_pickled():
-    folder = Path(train.__file__).parent
-    words = ("pickle", "torch.load", "torch.save", "allow_pickle=True")
-    names = ("train", "optimisation", "sample", "samplers", "level_data", "checkpoint")
-    for name in (*names, "experiment", "comparison"):
-        source = (folder / f"{name}.py").read_text()
-        assert not [w for w in words if w in source.replace("Never pickle.", "")]
+def test_a_moved_checkpoint_is_found_by_its_files(tmp_path, finished):
+    place = checkpoint.find(finished).path
+    run = load_run(place / checkpoint.RECORD, "cpu")
+    assert run.step == 20
+    assert run.folder == finished

@@ -1,9 +1,6 @@
 """Damaged, forged and unwritable checkpoints: typed errors, and the one before."""
 
-import hashlib
-import json
 import random
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,9 +9,9 @@ from safetensors.torch import save as to_bytes
 from dmmd_kernels import train
 from dmmd_kernels.runs import checkpoint
 from dmmd_kernels.runs.checkpoint import CheckpointError
-from dmmd_kernels.runs.run import load_run
 from dmmd_kernels.runs.settings import SettingsError
-from tests.runs import TINY, digest, fit
+from dmmd_kernels.systems import load_run
+from tests.runs import TINY, digest, fit, forge
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +90,6 @@ def test_mutated_checkpoints_are_refused(tmp_path, finished, name):
             checkpoint.load(tmp_path)
 
 
-def forge(folder, tensors, record):
-    """A checkpoint whose hashes are right whatever it holds, as an attacker would write it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / checkpoint.TENSORS).write_bytes(tensors)
-    record = {k: v for k, v in record.items() if k != "record_sha256"}
-    record["tensors_sha256"] = hashlib.sha256(tensors).hexdigest()
-    record["record_sha256"] = checkpoint._digest(record)
-    (folder / checkpoint.RECORD).write_text(json.dumps(record))
-
-
 def test_forged_checkpoints_give_typed_errors(tmp_path, finished):
     found, chance = checkpoint.find(finished), random.Random(2)
     content = (found.path / checkpoint.TENSORS).read_bytes()
@@ -123,12 +110,24 @@ def test_forged_checkpoints_give_typed_errors(tmp_path, finished):
     [
         {"settings": {}},
         {"settings": {"unknown": 1}},
-        {"settings": asdict(TINY) | {"data": "../../etc/passwd"}},
-        {"settings": asdict(TINY) | {"width_hidden": 9}},
-        {"settings": asdict(TINY) | {"batch": "many"}},
-        {"settings": asdict(TINY) | {"t_min": 2.0}},
+        {"settings": TINY.flat() | {"data": "../../etc/passwd"}},
+        {"settings": TINY.flat() | {"width_hidden": 9}},
+        {"settings": TINY.flat() | {"batch": "many"}},
+        {"settings": TINY.flat() | {"t_min": 2.0}},
+        {"settings": TINY.flat() | {"system": "none"}},
+        {"settings": TINY.flat() | {"system": None}},
+        {"settings": TINY.flat() | {"unet_attention": [[4]]}},
         {"settings": 7},
         {"step": "ten"},
+        {"step": True},
+        {"phase": -1},
+        {"phase": 10_000},
+        {"phase": 10**30},
+        {"phase": "1"},
+        {"phase": 1.0},
+        {"phase": True},
+        {"phase": None},
+        {"phase": [0]},
     ],
     ids=str,
 )
@@ -145,3 +144,26 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, finished):
     forge(tmp_path, to_bytes(wrong), found.record)
     with pytest.raises(CheckpointError, match=r"ema.width.body.0.bias must be \(8,\).*got \(3,\)"):
         load_run(tmp_path, "cpu")
+
+
+def test_a_record_that_is_too_large_is_not_read(tmp_path, finished):
+    found = checkpoint.find(finished)
+    content = (found.path / checkpoint.TENSORS).read_bytes()
+    forge(tmp_path, content, found.record | {"more": "x" * (1 << 20)})
+    with pytest.raises(CheckpointError, match=r"state.json is larger than 1048576 bytes"):
+        load_run(tmp_path, "cpu")
+    assert checkpoint.peek(tmp_path) == {}
+
+
+def test_a_peek_sees_the_record_that_find_would_take(tmp_path, finished):
+    found = checkpoint.find(finished)
+    for path in (finished, finished / "checkpoints", found.path, found.path / checkpoint.RECORD):
+        assert checkpoint.peek(path) == found.record
+    assert checkpoint.peek(tmp_path) == checkpoint.peek(tmp_path / "none") == {}
+
+
+def test_milestones_and_the_newest_are_kept(tmp_path):
+    for step in range(1, 8):
+        checkpoint.save(tmp_path, step, {}, {"settings": {}}, keep=2, keep_every=3)
+    kept = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.iterdir())
+    assert kept == [3, 6, 7]

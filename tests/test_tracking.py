@@ -3,13 +3,10 @@
 import sys
 
 import pytest
-import torch
 
 from dmmd_kernels.evaluation.curves import training_figure
-from dmmd_kernels.runs import checkpoint
-from dmmd_kernels.runs.tracking import bands
-from dmmd_kernels.systems.dmmd.losses import Loss
-from tests.runs import IMAGES_CHANGES, TINY, fit, read_log
+from dmmd_kernels.runs.tracking import Log
+from tests.runs import TINY, fit, read_log
 
 
 def test_every_line_says_what_it_should(tmp_path):
@@ -32,11 +29,17 @@ def test_the_curves_of_a_log_are_drawn(tmp_path):
         training_figure(tmp_path)
 
 
-def test_bands_are_quarters_of_the_levels():
-    t = torch.tensor([0.02, 0.3, 0.31, 0.97])
-    loss = Loss(torch.zeros(()), torch.tensor([1.0, 2.0, 4.0, 8.0]), t, t, t)
-    found = bands(loss, TINY)  # t from 0.02 to 0.98
-    assert found == {"mmd2/0.02-0.26": 1, "mmd2/0.26-0.50": 3, "mmd2/0.74-0.98": 8}
+def test_a_log_that_goes_on_drops_what_it_writes_again(tmp_path):
+    settings = TINY.changed(out=str(tmp_path))
+    line = lambda step: f'{{"step": {step}, "loss": 1.0}}\n'
+    (tmp_path / "log.jsonl").write_text(line(5) + line(10) + line(15) + '{"step": 20, "lo')
+    log = Log(settings, 10)
+    log.write(15, {"loss": 2.0, "other": 3}, seen=0)
+    log.file.close()
+    found = read_log(tmp_path)
+    assert [line["step"] for line in found] == [5, 10, 15]
+    assert {"loss": 2.0, "other": 3.0}.items() <= found[-1].items()
+    assert "images_per_second" not in found[-1], "nothing went through a network"
 
 
 @pytest.mark.parametrize("library", ["tensorboard", "wandb"])
@@ -70,12 +73,3 @@ def test_a_run_of_weights_and_biases_goes_on_as_itself(tmp_path, monkeypatch):
     runs = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
     assert len(runs) == 2
     assert all(name.endswith(named) for name in runs)
-
-
-def test_grids_are_drawn_and_milestones_kept(tmp_path):
-    pytest.importorskip("sklearn")
-    fit(tmp_path, **IMAGES_CHANGES, grid_every=5, save_every=2, keep_every=4, keep=1, steps=10)
-    grids = sorted(path.name for path in (tmp_path / "grids").iterdir())
-    assert grids == ["step-00000005.png", "step-00000010.png"]
-    kept = [path.name for path in checkpoint._places(tmp_path / "checkpoints")]
-    assert kept == ["step-00000010", "step-00000008", "step-00000004"]

@@ -10,7 +10,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from dmmd_kernels.data.datasets import Source
 
@@ -77,6 +87,12 @@ def options(of: type) -> tuple[Option, ...]:
     return tuple(found)
 
 
+def choices(kind: Any) -> tuple[str, ...]:
+    """The values that a Literal, or Literal | None, has; () of another type."""
+    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    return get_args(literals[0]) if literals else ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """A dataclass of settings whose limits hold once an instance is there."""
@@ -84,10 +100,13 @@ class Checked:
     def __post_init__(self) -> None:
         """
         Raises:
-            SettingsError: a value is beyond its limit.
+            SettingsError: a value is beyond its limit, or none of those there are.
         """
         for option in options(type(self)):
-            value = getattr(self, option.name)
+            value, names = getattr(self, option.name), choices(option.kind)
+            if value is not None and names and value not in names:
+                listed = ", ".join(names)
+                raise SettingsError(f"{option.name} must be one of {listed}, got {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise SettingsError(f"{option.name} must be finite, got {value}")
             if value is not None and option.bound is not None and not option.bound.holds(value):

@@ -3,9 +3,17 @@
 import hashlib
 import json
 
+import torch
+
 from dmmd_kernels import systems
+from dmmd_kernels.data.datasets import Dataset
+from dmmd_kernels.networks.features import ConvFeatures, Width
 from dmmd_kernels.runs import checkpoint
+from dmmd_kernels.runs.run import Run
 from dmmd_kernels.runs.settings import Settings
+from dmmd_kernels.runs.state import State
+from dmmd_kernels.systems.dmmd import DMMD
+from dmmd_kernels.systems.dmmd.deep_kernel import DeepKernel
 from dmmd_kernels.systems.dmmd.settings import DmmdSettings
 
 TINY = Settings(
@@ -42,6 +50,41 @@ IMAGES_CHANGES = {
     "step_rule": "constant",
 }
 IMAGES = TINY.changed(**IMAGES_CHANGES)
+
+# A run of images so small that its samplers can be written out by hand.
+SKETCH = Settings(
+    backend="reference",
+    system=DmmdSettings(
+        features="conv",
+        t_min=0.2,
+        t_max=0.8,
+        sample_levels=3,
+        sample_steps=2,
+        particles=5,
+        clean=9,
+        step_rule="constant",
+        step_size=0.3,
+    ),
+)
+
+
+def sketch(folder, base="linear", **changes):
+    """An untrained Run of SKETCH, in float64, with features large enough to move particles."""
+    torch.manual_seed(0)
+    width = None if base == "linear" else Width(4, start=2.0)
+    deep = DeepKernel(ConvFeatures((1, 4, 4), 6, width=2), base, width).double()
+    with torch.no_grad():
+        deep.features.head.weight *= 30  # untrained features are small, and so would be every slope
+    train = torch.randn(11, 1, 4, 4, dtype=torch.float64)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    settings = SKETCH.changed(kernel=base, **changes)
+    return run_with(deep, settings, folder, Dataset(train, 1.0))
+
+
+def run_with(deep, settings, folder, dataset):
+    """A Run of DMMD with a kernel that no training made."""
+    state = State({"ema": deep.eval().requires_grad_(False)})
+    return Run(DMMD, settings, folder, state, dataset)
 
 
 def fit(folder, *, resume=False, **changes):

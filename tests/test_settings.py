@@ -49,6 +49,8 @@ def finished(tmp_path_factory):
         ({"unet_multipliers": ()}, r"unet_multipliers must be at least 1 each, got \(\)"),
         ({"kernel": "linear"}, "step_rule=stable needs σ"),
         ({"energy_below": 0.4}, "energy_below must be 0 without a feature network"),
+        ({"kernel": "cosine"}, "kernel must be one of gaussian, .*, linear, got 'cosine'"),
+        ({"backend": "cuda"}, "backend must be one of auto, triton, native, reference, got 'cuda'"),
         ({"stepz": 3, "batches": 2}, "dmmd has no setting batches, stepz"),
     ],
     ids=str,

@@ -146,4 +146,4 @@ def _product(
         a = deep(x, t)
         g = gradient(a if create_graph else a.detach())
         (slope,) = torch.autograd.grad(a, x, grad_outputs=g, create_graph=create_graph)
-    return slope
+    return slope if create_graph else slope.detach()

@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dmmd_kernels.data.datasets import Dataset
 from dmmd_kernels.evaluation import extractors
-from dmmd_kernels.runs.run import Dataset, Run, make_kernel
-from tests.runs import TINY
+from dmmd_kernels.systems.dmmd.deep_kernel import make_kernel
+from tests.runs import TINY, run_with
 
 
 class Runs:
@@ -24,7 +25,8 @@ class Runs:
 @pytest.fixture
 def run(tmp_path):
     dataset = Dataset(torch.zeros(9, 3, 8, 8), 1.0)
-    return Run(TINY, tmp_path, make_kernel(TINY, torch.Size([2])), dataset)
+    deep = make_kernel(TINY.system, torch.Size([2]), 0)
+    return run_with(deep, TINY, tmp_path, dataset)
 
 
 def test_clip_is_read_from_a_folder_that_transformers_saved(run, tmp_path):

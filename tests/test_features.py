@@ -5,7 +5,6 @@ import torch
 
 from dmmd_kernels.networks.features import (
     ConvFeatures,
-    DeepKernel,
     IdentityFeatures,
     MLPFeatures,
     Width,
@@ -47,19 +46,6 @@ def test_width_begins_where_it_is_told_and_keeps_its_floor():
     torch.testing.assert_close(width(t), torch.full((9,), 0.05))
 
 
-@pytest.mark.parametrize("base", DeepKernel.BASES)
-def test_a_deep_kernel_has_one_base_kernel_per_level(base):
-    width = None if base == "linear" else Width(8)
-    kernel = DeepKernel(IdentityFeatures(), base, width).kernel(torch.rand(3))
-    assert {tuple(p.shape) for p in kernel.parameters} <= {(3,)}
-    assert base.split("_")[0] in str(kernel)
-
-
 def test_networks_say_what_they_need():
     with pytest.raises(ValueError, match="must be even, got"):
         ConvFeatures((1, 7, 8), 4)
-    with pytest.raises(ValueError, match="base must be one of"):
-        DeepKernel(IdentityFeatures(), "cosine", Width())
-    for base, width in (("linear", Width()), ("gaussian", None)):
-        with pytest.raises(ValueError, match="must come with a width unless linear"):
-            DeepKernel(IdentityFeatures(), base, width)

@@ -1,7 +1,6 @@
 """Folders of images and patches of photographs."""
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +9,7 @@ from PIL import Image
 
 from dmmd_kernels import train
 from dmmd_kernels.data import images
-from dmmd_kernels.runs.run import DATASETS
-from tests.runs import IMAGES
+from dmmd_kernels.data.datasets import DATASETS, Source
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +71,11 @@ def test_a_folder_of_a_missing_library_says_what_to_install(tmp_path, monkeypatc
 
 
 def test_the_data_set_is_a_folder_with_parts_or_without(tmp_path):
-    settings = replace(IMAGES, data="celeba", data_root=str(tmp_path), image_size=4)
+    source = Source(root=str(tmp_path), image_size=4)
     write_pictures(tmp_path / "celeba" / "train", 3)
-    alone = DATASETS["celeba"](settings)
+    alone = DATASETS["celeba"](source)
     write_pictures(tmp_path / "celeba" / "test", 2)
-    split = DATASETS["celeba"](settings)
+    split = DATASETS["celeba"](source)
     assert torch.equal(alone.train, split.train)
     assert alone.test is None
     assert split.test.shape == (2, 3, 4, 4)

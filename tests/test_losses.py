@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels.networks.features import DeepKernel, IdentityFeatures, MLPFeatures, Width
+from dmmd_kernels.networks.features import IdentityFeatures, MLPFeatures, Width
+from dmmd_kernels.systems.dmmd.deep_kernel import DeepKernel
 from dmmd_kernels.systems.dmmd.losses import (
     between,
     feature_norm,
     gradient_penalty,
     noise_conditional_loss,
-    witness_slope,
 )
 
 T, B, BACKEND = 3, 5, "reference"
@@ -108,18 +108,6 @@ def test_the_penalty_of_a_linear_kernel_on_points_is_the_distance_of_the_means()
     ).gradient_penalty
     distance = (x_t.mean(1) - x_0.mean(1)).norm(dim=-1)
     torch.testing.assert_close(got, (distance - 1) ** 2)
-
-
-@pytest.mark.parametrize("base", DeepKernel.BASES)
-def test_witness_slope_is_the_gradient_of_the_witness_with_its_cloud_held(base):
-    deep, (x_t, x_0, t, _) = deep_kernel(base), batch()
-    a_t, a_0, kernel = deep(x_t, t).detach(), deep(x_0, t).detach(), deep.kernel(t)
-    z = x_t.clone().requires_grad_()
-    f = dk.witness(deep(z, t), a_t, a_0, kernel, backend=BACKEND)
-    (want,) = torch.autograd.grad(f.sum(), z)
-    got = witness_slope(deep, x_t, a_t, a_0, t, kernel, backend=BACKEND)
-    torch.testing.assert_close(got, want)
-    assert not got.requires_grad
 
 
 def test_parts_without_weight_are_left_out():

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from dmmd_kernels.networks.features import DeepKernel
 from dmmd_kernels.networks.unet import READOUTS, UNetFeatures, sinusoids
+from dmmd_kernels.systems.dmmd.deep_kernel import DeepKernel
 from dmmd_kernels.systems.dmmd.losses import noise_conditional_loss
 
 SIZES = {"width": 4, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}

@@ -1,11 +1,14 @@
 """Extractors of other libraries read files of weights as those libraries write them."""
 
+import dataclasses
 import pathlib
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from dmmd_kernels import metrics
+from dmmd_kernels.data import images
 from dmmd_kernels.data.datasets import Dataset
 from dmmd_kernels.evaluation import extractors
 from dmmd_kernels.systems.dmmd.deep_kernel import make_kernel
@@ -80,3 +83,42 @@ def test_a_pickle_of_weights_is_refused_unread(run, tmp_path):
     with pytest.raises(extractors.ExtractorError, match=r"can't be read as safetensors.*save_file"):
         extractors.make("inception", run, path)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["inception", "clip"])
+def test_networks_are_never_downloaded(run, name):
+    with pytest.raises(extractors.ExtractorError, match=r"needs --weights PATH.*nothing is down"):
+        extractors.make(name, run)
+
+
+@pytest.mark.parametrize("name", ["random", "inception", "clip"])
+def test_extractors_of_images_refuse_points(run, name):
+    points = dataclasses.replace(run, dataset=Dataset(torch.zeros(9, 2), 1.0))
+    with pytest.raises(extractors.ExtractorError, match=f"features={name} needs images, got check"):
+        extractors.make(name, points)
+
+
+def test_an_unknown_extractor_and_a_classifier_of_points_are_refused(run):
+    with pytest.raises(extractors.ExtractorError, match=r"one of pixels, .*, clip, got 'eyes'"):
+        extractors.make("eyes", run)
+    with pytest.raises(extractors.ExtractorError, match="features=classifier is for digits, got"):
+        extractors.make("classifier", run)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [("digits", "classifier"), ("patches", "random"), ("cifar10", "pixels")]
+)
+def test_data_sets_have_their_usual_features(run, data, name):
+    assert extractors.usual(dataclasses.replace(run, settings=TINY.changed(data=data))) == name
+
+
+def test_random_features_tell_patches_from_their_pixels_in_disorder(run):
+    pytest.importorskip("sklearn")
+    patches = images.patches(16, 200, 200, seed=1).train
+    run = dataclasses.replace(run, dataset=run.dataset._replace(train=patches))
+    features = extractors.make("random", run).features
+    order = torch.randperm(16 * 16)
+    mixed = patches[100:].flatten(2)[..., order].unflatten(2, (16, 16))
+    assert features(patches).shape == (200, 39)
+    near, far = (metrics.fid(features(patches[:100]), features(x)) for x in (patches[100:], mixed))
+    assert far > 2 * near

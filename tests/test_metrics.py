@@ -110,3 +110,36 @@ def test_the_digit_classifier_learns_and_follows_its_seed():
     assert nets[0].features(digits.held_out).shape == (len(digits.held_out), 32)
     assert nets[0].accuracy(digits.held_out, digits.held_out_labels) > 0.8
     assert torch.equal(nets[0](digits.held_out), nets[1](digits.held_out))
+
+
+def test_precision_and_recall_are_those_of_all_distances():
+    x, y = torch.randn(40, 3).double(), torch.randn(30, 3).double() + 0.7
+
+    def share(z, cloud):
+        radius = torch.cdist(cloud, cloud).sort(1).values[:, 2]
+        return (torch.cdist(z, cloud) <= radius).any(1).double().mean().item()
+
+    got = metrics.precision_recall(x, y, k=2, rows=7)
+    assert 0 < got.precision < 1
+    assert got == (share(x, y), share(y, x))
+
+
+def test_precision_and_recall_at_their_ends():
+    x = torch.randn(20, 4)
+    assert metrics.precision_recall(x, x) == (1, 1)
+    assert metrics.precision_recall(x, x + 100) == (0, 0)
+    with pytest.raises(ValueError, match="more than k = 3 >= 1 points, got 20 and 3"):
+        metrics.precision_recall(x, x[:3])
+
+
+def test_a_mode_that_is_missing_costs_recall_alone():
+    y = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 50])
+    precision, recall = metrics.precision_recall(y[:50:2] + 1e-4, y)
+    assert precision == 1
+    assert 0.3 < recall <= 0.5
+
+
+def test_nearest_names_the_datum():
+    data = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 9.0]])
+    distance, place = metrics.nearest(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), data, rows=1)
+    assert (distance.tolist(), place.tolist()) == ([4.0, 0.0], [1, 0])

@@ -1,5 +1,6 @@
 """Damaged, forged and unwritable checkpoints: typed errors, and the one before."""
 
+import os
 import random
 
 import pytest
@@ -48,10 +49,14 @@ def test_a_full_disk_leaves_the_older_checkpoints(tmp_path, monkeypatch, finishe
     fit(tmp_path / "run", steps=10, decay="constant")
     before = digest(tmp_path / "run")
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    sync = os.fsync
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    def full(handle):
+        if "checkpoints" in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(28, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"could not be written.*No space left"):
         fit(tmp_path / "run", steps=20, decay="constant", resume=True)
     monkeypatch.undo()

@@ -23,7 +23,7 @@ def test_the_program_trains_judges_and_goes_on(tmp_path, capsys, finished):
     (tmp_path / "tiny.yaml").write_text(as_yaml(TINY.changed(decay="constant")))
     out = ["--out", str(tmp_path / "run")]
     assert train.main(["--config", str(tmp_path / "tiny.yaml"), *out, "--steps=10"]) == 0
-    files = {path.name for path in (tmp_path / "run").iterdir()}
+    files = {path.name for path in (tmp_path / "run").glob("[!.]*")}
     made = {"checkpoints", "config.yaml", "log.jsonl", "training.png"}
     assert files == made | {"samples.npz", "scores.json", "figure.png"}
     assert train.main([*out, "--resume", "--steps=20"]) == 0

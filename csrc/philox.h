@@ -2,8 +2,9 @@
 // device.
 //
 // A number is a function of (seed, flow, particle, coordinate, step) alone, so noise is the same on
-// every backend and for any number of threads. dmmd_kernels/backends/philox.py has the same integers.
-// Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+// every backend and for any number of threads. dmmd_kernels/backends/philox.py has the same
+// integers. Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
+// SC 2011.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // The Python module dmmd_kernels._C: one function per function of csrc/dmmd.h.
 //
-// dmmd_kernels/backends/native.py is its only caller. It passes contiguous CPU tensors of one dtype, has
-// checked every shape, and has allocated the results.
+// dmmd_kernels/backends/native.py is its only caller. It passes contiguous CPU tensors of one
+// dtype, has checked every shape, and has allocated the results.
 #include <pybind11/pybind11.h>
 
 #include <algorithm>

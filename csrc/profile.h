@@ -111,6 +111,50 @@ struct Shape<Profile::laplace> {
   }
 };
 
+/// r = sqrt(t), cut where e^-r is 0, so that r e^-r is 0 there; and e^-r.
+template <class V>
+struct RootDecay {
+  V r, decay;
+
+  DMMD_HOST_DEVICE explicit RootDecay(V t) {
+    using std::exp;
+    using std::sqrt;
+    r = sqrt(t);
+    r = select(r > V(kFar), V(kFar), r);  // NaN stays
+    decay = exp(-r);
+  }
+  static constexpr float kFar = 1e4f;  // e^-kFar is 0
+};
+
+/// psi = (1 + r) e^-r, r = sqrt(t). psi'' has no bound at 0, where it is taken as 0.
+template <>
+struct Shape<Profile::matern32> {
+  template <class V>
+  DMMD_HOST_DEVICE static Jet<V> jet(V t, V, int) {
+    const RootDecay<V> at(t);
+    const auto kink = t == V(0);
+    const V dd = V(0.25) * (at.decay / select(kink, V(1), at.r));
+    return {
+        at.decay + at.r * at.decay, V(-0.5) * at.decay, select(kink, V(0), dd), V(0), V(0), V(0)};
+  }
+};
+
+/// psi = (1 + r + r^2 / 3) e^-r, r = sqrt(t)
+template <>
+struct Shape<Profile::matern52> {
+  template <class V>
+  DMMD_HOST_DEVICE static Jet<V> jet(V t, V, int) {
+    const RootDecay<V> at(t);
+    const V once = at.decay + at.r * at.decay;
+    return {once + V(1. / 3) * (at.r * (at.r * at.decay)),
+            V(-1. / 6) * once,
+            V(1. / 12) * at.decay,
+            V(0),
+            V(0),
+            V(0)};
+  }
+};
+
 /// psi = -t^(a/2)
 template <>
 struct Shape<Profile::energy> {
@@ -181,24 +225,17 @@ struct Shape<Profile::polynomial> {
 /// Calls body(Shape<P>()) for the profile known only at run time.
 template <class Body>
 inline void with_shape(Profile profile, Body body) {
+#define DMMD_CASE(name) \
+  case Profile::name:   \
+    return body(Shape<Profile::name>());
   switch (profile) {
-    case Profile::gaussian:
-      return body(Shape<Profile::gaussian>());
-    case Profile::rational_quadratic:
-      return body(Shape<Profile::rational_quadratic>());
-    case Profile::imq:
-      return body(Shape<Profile::imq>());
-    case Profile::laplace:
-      return body(Shape<Profile::laplace>());
-    case Profile::energy:
-      return body(Shape<Profile::energy>());
-    case Profile::square_distance:
-      return body(Shape<Profile::square_distance>());
+    DMMD_RADIAL_PROFILES(DMMD_CASE)
     case Profile::polynomial:
       return body(Shape<Profile::polynomial>());
     case Profile::distance:
       return body(Shape<Profile::distance>());
   }
+#undef DMMD_CASE
 }
 
 }  // namespace dmmd

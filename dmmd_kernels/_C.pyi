@@ -1,6 +1,7 @@
 from torch import Tensor
 
 built_with_cuda: bool
+profiles: list[str]
 max_gpu_flow_d: int
 max_gpu_flow_components: int
 

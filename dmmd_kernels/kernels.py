@@ -258,6 +258,26 @@ def laplace(sigma: Parameter) -> Kernel:
     return _kernel("laplace", scale=1.0 / sigma**2, label=f"laplace({_show(sigma)})")
 
 
+_MATERN = {1.5: "matern32", 2.5: "matern52"}
+
+
+@_of_numbers_once
+def matern(nu: float, sigma: Parameter = 1.0) -> Kernel:
+    """k(x, y) = (1 + r) e^-r with r = √3 |x - y| / σ for ν = 3/2; ν = 5/2: (1 + r + r²/3) e^-r with
+    r = √5 |x - y| / σ; ν = 1/2 is laplace(σ).
+
+    The covariances of Matérn as Rasmussen and Williams write them ("Gaussian processes for machine
+    learning", 2006, equations 4.16 and 4.17): between laplace and gaussian in smoothness.
+    """
+    if isinstance(nu, Tensor) or nu not in (0.5, *_MATERN):
+        raise ValueError(f"matern: nu must be 0.5, 1.5 or 2.5, got {nu}")
+    if nu == 0.5:
+        return laplace(sigma)
+    sigma = _positive("matern", "sigma", sigma)
+    label = f"matern({nu:g}, {_show(sigma)})"
+    return _kernel(_MATERN[nu], scale=2 * nu / sigma**2, label=label)
+
+
 @_of_numbers_once
 def imq(c: Parameter) -> Kernel:
     """k(x, y) = (1 + |x - y|² / c²)^(-1/2), the inverse multiquadric."""

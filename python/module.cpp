@@ -3,6 +3,7 @@
 // dmmd_kernels/backends/native.py is its only caller. It passes contiguous CPU tensors of one
 // dtype, has checked every shape, and has allocated the results.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <initializer_list>
@@ -28,12 +29,12 @@ struct Kernel {
 };
 
 Component parse(const std::string& name) {
+#define DMMD_NAMED(name) {#name, Profile::name},
   static const struct {
     const char* name;
     Profile profile;
-  } known[] = {{"gaussian", Profile::gaussian}, {"rational_quadratic", Profile::rational_quadratic},
-               {"imq", Profile::imq},           {"laplace", Profile::laplace},
-               {"energy", Profile::energy},     {"square_distance", Profile::square_distance}};
+  } known[] = {DMMD_RADIAL_PROFILES(DMMD_NAMED)};
+#undef DMMD_NAMED
   for (const auto& k : known)
     if (name == k.name) return {k.profile};
   if (name.rfind("polynomial", 0) == 0) return {Profile::polynomial, std::stoi(name.substr(10))};
@@ -289,6 +290,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       .def(py::init(&parse_sum), py::arg("profiles"), py::arg("high") = false);
   py::class_<Motion>(m, "Motion").def(py::init<double, double, uint64_t, int64_t, int64_t>());
   m.attr("built_with_cuda") = dmmd::cuda::built();
+#define DMMD_NAME(name) #name,
+  m.attr("profiles") = std::vector<std::string>{DMMD_RADIAL_PROFILES(DMMD_NAME) "polynomial"};
+#undef DMMD_NAME
   m.def("use_exchange", &dmmd::python::use_exchange);
   m.def("instruction_set", &dmmd::cpu::instruction_set);
   m.def("instruction_sets", &dmmd::cpu::instruction_sets);

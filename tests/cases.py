@@ -22,6 +22,8 @@ KERNELS = {
     "rational_quadratic": dk.rational_quadratic(0.4, 1.2),
     "laplace": dk.laplace(1.3),
     "imq": dk.imq(0.9),
+    "matern1.5": dk.matern(1.5, 1.1),
+    "matern2.5": dk.matern(2.5, 0.8),
     "energy": dk.energy(),
     "energy1.5": dk.energy(1.5),
     "linear": dk.linear(),
@@ -32,6 +34,12 @@ KERNELS = {
     + 0.1 * dk.linear()
     + dk.polynomial(2, 0.3, 0.5)
     + dk.laplace(2.0),
+}
+# A kernel with each profile that callers can name, alone.
+OF_PROFILE = {
+    kernel.terms[0].profile: name
+    for name, kernel in KERNELS.items()
+    if len(kernel.terms) == 1 and not name.startswith(("linear", "polynomial", "energy1.5"))
 }
 each_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
 
@@ -224,3 +232,16 @@ def _results(module, op: str, tensors, mixture: Mixture, rest: tuple) -> tuple[T
     at = _PLACE.get(op, 4)
     result = getattr(module, op)(*tensors[:at], mixture, *tensors[at:], *rest)
     return result if isinstance(result, tuple) else (result,)
+
+
+def every_function(name, z, x, v, w, mixture, skip=False):
+    """Every function once, by the accuracy rule."""
+    a, b, c = torch.randn_like(z), torch.randn_like(x), torch.randn_like(mixture.params)
+    assert_as_accurate("potential", name, (z, x, w), mixture, skip)
+    assert_as_accurate("potential_grad", name, (z, x, v, w), mixture, skip)
+    assert_as_accurate("params_grad", name, (z, x, v, w), mixture, skip)
+    assert_as_accurate("tangents", name, (z, x, v, w, a, b, c), mixture, skip)
+    assert_as_accurate("tangents", name, (z, x, v, w, a, None, None), mixture, skip)
+    assert_as_accurate("tangent_grad", name, (z, x, v, w, a, b, c), mixture, skip)
+    if mixture.is_radial:
+        assert_as_accurate("kernel_matrix", name, (z, x), mixture)

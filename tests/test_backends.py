@@ -13,11 +13,13 @@ from dmmd_kernels.kernels import Mixture
 from tests.cases import (
     CLOUDS,
     DEVICE,
+    OF_PROFILE,
     assert_as_accurate,
     compiled_form,
     each_backend,
     each_backend_and_shape,
     each_cloud,
+    every_function,
     problem,
 )
 
@@ -103,21 +105,8 @@ def test_sums(name, shape, clouds, weighted):
         assert (ours - truth).abs().max() <= 16 * eps * max(largest, 1)
 
 
-def every_function(name, z, x, v, w, mixture, skip=False):
-    """Every function once, by the accuracy rule."""
-    a, b, c = torch.randn_like(z), torch.randn_like(x), torch.randn_like(mixture.params)
-    assert_as_accurate("potential", name, (z, x, w), mixture, skip)
-    assert_as_accurate("potential_grad", name, (z, x, v, w), mixture, skip)
-    assert_as_accurate("params_grad", name, (z, x, v, w), mixture, skip)
-    assert_as_accurate("tangents", name, (z, x, v, w, a, b, c), mixture, skip)
-    assert_as_accurate("tangents", name, (z, x, v, w, a, None, None), mixture, skip)
-    assert_as_accurate("tangent_grad", name, (z, x, v, w, a, b, c), mixture, skip)
-    if mixture.is_radial:
-        assert_as_accurate("kernel_matrix", name, (z, x), mixture)
-
-
 @each_backend
-@pytest.mark.parametrize("kernel", ["energy", "energy1.5", "imq", "laplace", "rational_quadratic"])
+@pytest.mark.parametrize("kernel", [*OF_PROFILE.values(), "energy1.5"])
 def test_every_function_of_every_kernel(name, kernel):
     z, x, v, w = problem(33, 22, 5)
     every_function(name, z, x, v, w, compiled_form(kernel, z))

@@ -11,7 +11,15 @@ import torch
 import dmmd_kernels as dk
 from dmmd_kernels.backends import _triton, reference
 from dmmd_kernels.kernels import Mixture
-from tests.cases import CLOUDS, DEVICE, assert_as_accurate, compiled_form, problem
+from tests.cases import (
+    CLOUDS,
+    DEVICE,
+    OF_PROFILE,
+    assert_as_accurate,
+    compiled_form,
+    every_function,
+    problem,
+)
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -142,6 +150,12 @@ def test_nan_in_a_row_of_z_poisons_that_row_alone(kernel):
     assert torch.equal(g.isnan().any(-1), poisoned)
     if mixture.is_radial:
         assert torch.equal(g.isnan().all(-1), poisoned)
+
+
+@pytest.mark.parametrize("kernel", OF_PROFILE.values())
+def test_every_function_of_every_profile(kernel):
+    z, x, v, w = problem(9, 7, 3)
+    every_function("triton", z, x, v, w, compiled_form(kernel, z))
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "laplace", "energy1.5"])
@@ -283,7 +297,7 @@ def test_a_newer_triton_is_taken(version, monkeypatch):
 
 def test_a_mixture_travels_as_one_number():
     assert code(["gaussian"]) == 1
-    assert code(["imq", "polynomial3"]) == 3 + 256 * (64 + 3)
+    assert code(["imq", "polynomial3"]) == 3 + 256 * (96 + 3)
     assert code(["no such profile"]) is None
 
 

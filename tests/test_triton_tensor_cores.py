@@ -30,7 +30,9 @@ def calls(monkeypatch) -> list:
 
 
 @pytest.mark.parametrize("clouds", CLOUDS.values(), ids=CLOUDS.keys())
-@pytest.mark.parametrize("kernel", ["gaussians", "rational_quadratic", "laplace", "energy"])
+@pytest.mark.parametrize(
+    "kernel", ["gaussians", "rational_quadratic", "laplace", "energy", "matern1.5", "matern2.5"]
+)
 def test_value_and_gradient_are_as_accurate_as_differences(clouds, kernel, calls):
     z, x, v, w = problem(40, 100, 20, 2, clouds=clouds)
     mixture = compiled_form(kernel, z)

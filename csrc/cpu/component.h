@@ -125,6 +125,29 @@ struct Laplace {
   }
 };
 
+/// (1 + r) e^-r, or with Second (1 + r + r^2 / 3) e^-r, r = sqrt(scale q).
+template <bool Second, class T>
+struct Matern {
+  static constexpr bool is_common = false;
+  T scale, value_factor, slope_factor;
+
+  explicit Matern(const Parameters<T>& p)
+      : scale(T(p.scale * (kLog2e * kLog2e))),
+        value_factor(p.lambda),
+        slope_factor((Second ? T(-1. / 6) : T(-0.5)) * p.lambda * p.scale) {}
+
+  DMMD_INLINE Pair<Vec<T>> operator()(Vec<T> q) const {
+    using V = Vec<T>;
+    const V root = sqrt(V(scale) * q);  // log2(e) r
+    const V decay = exp2_minus(root);
+    const V r = V(T(1 / kLog2e)) * select(root > V(kFar), V(kFar), root);  // NaN stays
+    const V once = decay + r * decay;
+    if constexpr (Second) return {once + V(T(1. / 3)) * (r * (r * decay)), once};
+    return {once, decay};
+  }
+  static constexpr T kFar = 1e4;  // 2^-kFar is 0
+};
+
 /// -sqrt(scale q); its slope is taken as 0 at the kink.
 template <class T>
 struct Distance {
@@ -162,6 +185,10 @@ DMMD_INLINE void with_component(Profile profile, const Parameters<T>& p, Body bo
       return body(HalfRational<T>(p, degree));
     case Profile::laplace:
       return body(Laplace<T>(p));
+    case Profile::matern32:
+      return body(Matern<false, T>(p));
+    case Profile::matern52:
+      return body(Matern<true, T>(p));
     case Profile::energy:
       if (p.shape == T(1)) return body(Distance<T>(p));
       return body(General<Shape<Profile::energy>, T>(p));

@@ -10,6 +10,7 @@ namespace dmmd::cpu::DMMD_ISA {
 /// Whether the derivatives in lambda and scale follow from value and slope, and there is no other.
 DMMD_INLINE bool has_no_shape(Profile profile) {
   return profile == Profile::gaussian || profile == Profile::imq || profile == Profile::laplace ||
+         profile == Profile::matern32 || profile == Profile::matern52 ||
          profile == Profile::square_distance;
 }
 

@@ -25,23 +25,19 @@ struct Components {
 
 /// psi' of one component at t.
 DMMD_HOST_DEVICE float slope(Component component, float t, float a) {
+#define DMMD_CASE(name) \
+  case Profile::name:   \
+    return Shape<Profile::name>::jet(t, a, 0).d;
+  if (component.profile == Profile::energy && a == 1.f) component.profile = Profile::distance;
   switch (component.profile) {
-    case Profile::gaussian:
-      return Shape<Profile::gaussian>::jet(t, a, 0).d;
-    case Profile::rational_quadratic:
-      return Shape<Profile::rational_quadratic>::jet(t, a, 0).d;
-    case Profile::imq:
-      return Shape<Profile::imq>::jet(t, a, 0).d;
-    case Profile::laplace:
-      return Shape<Profile::laplace>::jet(t, a, 0).d;
-    case Profile::energy:
-      return a == 1.f ? Shape<Profile::distance>::jet(t, a, 0).d
-                      : Shape<Profile::energy>::jet(t, a, 0).d;
+    DMMD_RADIAL_PROFILES(DMMD_CASE)
     case Profile::polynomial:
       return Shape<Profile::polynomial>::jet(t, a, component.degree).d;
-    default:
-      return Shape<Profile::square_distance>::jet(t, a, 0).d;
+    case Profile::distance:
+      return Shape<Profile::distance>::jet(t, a, 0).d;
   }
+#undef DMMD_CASE
+  return nanf("");  // no profile: never another's slope
 }
 
 /// sum_l lambda_l scale_l psi'_l(scale_l q)

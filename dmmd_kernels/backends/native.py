@@ -50,6 +50,19 @@ def why_not(z: Tensor, kernel: Mixture, precision: str = "highest") -> str | Non
         return f"it runs on CPU tensors, got {z.device.type}; backend='triton' runs on CUDA ones"
     if z.dtype not in _DTYPES:
         return f"inputs must be float16, bfloat16, float32 or float64, got {z.dtype}"
+    return _why_not_profiles(kernel.profiles)
+
+
+@cache
+def _why_not_profiles(profiles: str) -> str | None:
+    """An extension of before a profile was written has no code for it."""
+    known = getattr(library(), "profiles", None)
+    if known is None:
+        return "it was built from an older version; run `pip install -e .` again"
+    degree = lambda name: name.startswith("polynomial")
+    names = {"polynomial" if degree(name) else name for name in component_names(profiles)}
+    if missing := sorted(names.difference(known)):
+        return f"it was built before {', '.join(missing)} was written; run `pip install -e .` again"
     return None
 
 

@@ -45,6 +45,11 @@ def _off_zero(t: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.where(t == 0, 0.0, value(torch.where(t == 0, 1.0, t)))
 
 
+def _root(t: Tensor) -> Tensor:
+    """√t, cut where e^-√t is 0: then √t e^-√t is 0 and not ∞ · 0. NaN stays NaN."""
+    return t.sqrt().clamp(max=1e4)
+
+
 PROFILES = {
     "gaussian": Profile(
         psi=lambda t, a: torch.exp(-t),
@@ -76,6 +81,22 @@ PROFILES = {
         psi_tt=lambda t, a: _off_zero(
             t, lambda t: 0.25 * torch.exp(-t.sqrt()) * (1 + t.rsqrt()) / t
         ),
+        psi_a=_zero,
+        psi_ta=_zero,
+        psi_aa=_zero,
+    ),
+    "matern32": Profile(  # (1 + r) e^-r, r = √t; ψ'' has no bound at 0
+        psi=lambda t, a: (1 + _root(t)) * torch.exp(-_root(t)),
+        psi_t=lambda t, a: -0.5 * torch.exp(-_root(t)),
+        psi_tt=lambda t, a: _off_zero(t, lambda t: 0.25 * torch.exp(-t.sqrt()) * t.rsqrt()),
+        psi_a=_zero,
+        psi_ta=_zero,
+        psi_aa=_zero,
+    ),
+    "matern52": Profile(  # (1 + r + r²/3) e^-r
+        psi=lambda t, a: (1 + _root(t) + _root(t) ** 2 / 3) * torch.exp(-_root(t)),
+        psi_t=lambda t, a: -(1 + _root(t)) * torch.exp(-_root(t)) / 6,
+        psi_tt=lambda t, a: torch.exp(-_root(t)) / 12,
         psi_a=_zero,
         psi_ta=_zero,
         psi_aa=_zero,

@@ -22,7 +22,7 @@ _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": torch.sum,
     "none": lambda values: values,
 }
-_SCALED = ("gaussian", "rational_quadratic", "laplace", "imq")
+_SCALED = ("gaussian", "rational_quadratic", "laplace", "matern32", "matern52", "imq")
 
 
 class LearnableKernel(nn.Module):
@@ -30,7 +30,7 @@ class LearnableKernel(nn.Module):
 
     Args:
         kernel: where to begin. Its terms with a width are learned, gaussian, rational_quadratic,
-            laplace and imq; others are kept.
+            laplace, matern and imq; others are kept.
         learn: any of "widths" (the scale s of each term; for a gaussian s = 1/2σ²), "weights" (λ;
             when MMD² is maximised they grow without bound) and "shapes" (α of rational_quadratic,
             at fixed s).
@@ -58,7 +58,7 @@ class LearnableKernel(nn.Module):
         if kernel.parameters or not terms:
             raise ValueError(
                 "LearnableKernel: kernel must have numbers as parameters and a gaussian, "
-                f"rational_quadratic, laplace or imq among its terms, got {kernel}"
+                f"rational_quadratic, laplace, matern or imq among its terms, got {kernel}"
             )
         shapes = [term.shape for term in terms if term.profile == "rational_quadratic"]
         if "shapes" in learn and not shapes:

@@ -31,6 +31,8 @@ const NamedKernel kKernels[] = {
     {"rational_quadratic", {{Profile::rational_quadratic}}, {0.7, 0.5, 0.8}},
     {"imq", {{Profile::imq}}, {2, 0.3, 0}},
     {"laplace", {{Profile::laplace}}, {1, 0.7, 0}},
+    {"matern32", {{Profile::matern32}}, {1, 0.6, 0}},
+    {"matern52", {{Profile::matern52}}, {0.8, 1.1, 0}},
     {"energy", {{Profile::energy}}, {1, 1, 1}},
     {"energy of 1.5", {{Profile::energy}}, {1, 1, 1.5}},
     {"square_distance", {{Profile::square_distance}}, {1, 1, 0}},

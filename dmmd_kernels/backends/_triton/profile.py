@@ -1,6 +1,6 @@
 """ψ(t; a) and its derivatives as Triton functions.
 
-The same formulas as dmmd_kernels/kernels.py; adding a profile means one case per function here.
+The same formulas as backends/profiles.py; adding a profile means a code and one case per function.
 A mixture travels as one whole number, a byte per component, because no Triton version refuses that
 as a constant: a byte is one of the codes below, or POLYNOMIAL + N for (t + a)^N. Sums of ψ and ψ'
 (mixture.py) also know SQUARED + j, the component before squared j times, and ROOTS + N,
@@ -25,6 +25,8 @@ CODES = {
     "laplace": 4,
     "energy": 5,
     "square_distance": 6,
+    "matern32": 7,
+    "matern52": 8,
 }
 GAUSSIAN = tl.constexpr(1)
 RATIONAL_QUADRATIC = tl.constexpr(2)
@@ -32,9 +34,12 @@ IMQ = tl.constexpr(3)
 LAPLACE = tl.constexpr(4)
 ENERGY = tl.constexpr(5)
 SQUARE_DISTANCE = tl.constexpr(6)
-SQUARED = tl.constexpr(8)
-ROOTS = tl.constexpr(16)
-POLYNOMIAL = tl.constexpr(64)
+MATERN32 = tl.constexpr(7)
+MATERN52 = tl.constexpr(8)
+# Codes of profiles end here; up to SQUARED there is room for more.
+SQUARED = tl.constexpr(48)
+ROOTS = tl.constexpr(56)
+POLYNOMIAL = tl.constexpr(96)
 _MOST_SQUARINGS = 4  # in a row: each doubles the relative error of the exponential, 2^-22.5
 _MOST_ROOTS = 32
 
@@ -118,6 +123,13 @@ def _power_off_zero(t, exponent):
 
 
 @triton.jit
+def _root(t):
+    """√t, cut where e^-√t is 0, so that √t e^-√t is 0 there. NaN stays NaN."""
+    r = tl.sqrt(t)
+    return tl.where(r > 1e4, 1e4, r)
+
+
+@triton.jit
 def _inverse_root(t):
     return tl.where(t < TINY, 0.0, tl.rsqrt(tl.where(t < TINY, 1.0, t)))
 
@@ -146,6 +158,12 @@ def psi(t, a, PROFILE: tl.constexpr):
         return whole_power(tl.rsqrt(1 + t), PROFILE - ROOTS)
     elif PROFILE == LAPLACE:
         return _exp_minus(tl.sqrt(t))
+    elif PROFILE == MATERN32:
+        r = _root(t)
+        return (1 + r) * _exp_minus(r)
+    elif PROFILE == MATERN52:
+        r = _root(t)
+        return (1 + r * (1 + r * (1.0 / 3))) * _exp_minus(r)
     elif PROFILE == ENERGY:
         if len(a.shape) > 0:  # one a per lane
             power = tl.where(a == 1.0, tl.sqrt(t), _power_off_zero(t, 0.5 * a))
@@ -172,6 +190,11 @@ def psi_t(t, a, PROFILE: tl.constexpr):
         return (-0.5 * (PROFILE - ROOTS)) * whole_power(tl.rsqrt(1 + t), PROFILE - ROOTS + 2)
     elif PROFILE == LAPLACE:
         return -0.5 * _exp_minus(tl.sqrt(t)) * _inverse_root(t)
+    elif PROFILE == MATERN32:
+        return -0.5 * _exp_minus(tl.sqrt(t))
+    elif PROFILE == MATERN52:
+        r = _root(t)
+        return (-1.0 / 6) * (1 + r) * _exp_minus(r)
     elif PROFILE == ENERGY:
         if len(a.shape) > 0:
             power = tl.where(a == 1.0, _inverse_root(t), _power_off_zero(t, 0.5 * a - 1))
@@ -199,6 +222,10 @@ def psi_tt(t, a, PROFILE: tl.constexpr):
     elif PROFILE == LAPLACE:
         root = _inverse_root(t)
         return 0.25 * _exp_minus(tl.sqrt(t)) * (1 + root) * root * root
+    elif PROFILE == MATERN32:
+        return 0.25 * _exp_minus(tl.sqrt(t)) * _inverse_root(t)
+    elif PROFILE == MATERN52:
+        return (1.0 / 12) * _exp_minus(tl.sqrt(t))
     elif PROFILE == ENERGY:
         return -0.5 * a * (0.5 * a - 1) * _power_off_zero(t, 0.5 * a - 2)
     elif PROFILE == SQUARE_DISTANCE or PROFILE == POLYNOMIAL + 1:

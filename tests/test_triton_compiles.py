@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.triton_baseline import BASELINE, SHARED
+from tests.triton_baseline import BASELINE, SHARED, as_lines, difference
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -95,3 +95,16 @@ def test_tensor_cores_are_used_where_they_are_meant_to_be(costs):
 def test_matrix_and_exponential_instructions_are_those_of_the_baseline(costs, baseline):
     count = lambda c: (c["mma"], c["ex2"])
     assert {k: count(c) for k, c in costs.items()} == {k: count(c) for k, c in baseline.items()}
+
+
+def test_the_baseline_has_a_line_for_each_case_and_a_diff_names_the_changes(baseline):
+    stored = {"triton": triton.__version__, "costs": baseline}
+    assert as_lines(stored) == BASELINE.read_text()
+    first, second = sorted(baseline)[:2]
+    changed = {**baseline, first: {**baseline[first], "issued": 1.5}, "new": {}}
+    del changed[second]
+    said = difference({"triton": "9.9", "costs": changed}, stored).splitlines()
+    assert said[0] == f"Triton {triton.__version__} → 9.9"
+    assert said[1:] == [
+        f"{first}: issued {baseline[first]['issued']} → 1.5", f"{second}: gone", "new: new"
+    ]  # fmt: skip

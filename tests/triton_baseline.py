@@ -1,6 +1,7 @@
 """Compiles the Triton kernels for GPUs this machine need not have, and says what they cost.
 
-    python tests/triton_baseline.py            compare with tests/triton_baseline.json by eye
+    python tests/triton_baseline.py            print what is measured now
+    python tests/triton_baseline.py --diff     print what differs from tests/triton_baseline.json
     python tests/triton_baseline.py --write    make what is measured now the new baseline
 
 The ops themselves are called, with the launch replaced by a recording of its arguments, so what is
@@ -336,10 +337,35 @@ def form(jit_kernel, values: dict) -> str:
     return str([(k, v if fixed(k, v) else getattr(v, "dtype", int)) for k, v in values.items()])
 
 
+def as_lines(measured: dict) -> str:
+    """JSON with a line for each case, in order of their names: a change is a line of a diff."""
+    costs = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(measured["costs"].items())]
+    version = json.dumps(measured["triton"])
+    return f'{{\n "triton": {version},\n "costs": {{\n' + ",\n".join(costs) + "\n }\n}\n"
+
+
+def difference(measured: dict, stored: dict) -> str:
+    """A line for each number that is not what it was, and for cases that came or went."""
+    lines = [f"Triton {stored['triton']} → {measured['triton']}"]
+    before, now = stored["costs"], measured["costs"]
+    for label in sorted({*before, *now}):
+        if label not in before or label not in now:
+            lines.append(f"{label}: {'new' if label in now else 'gone'}")
+            continue
+        changes = [
+            f"{name} {before[label].get(name)} → {value}"
+            for name, value in now[label].items()
+            if before[label].get(name) != value
+        ]
+        lines += [f"{label}: {', '.join(changes)}"] if changes else []
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
     os.environ.pop("TRITON_INTERPRET", None)
-    measured = json.dumps(measure(), indent=1)
+    found = measure()
     if "--write" in sys.argv:
-        BASELINE.write_text(measured + "\n")
-    sys.stdout.write(measured + "\n")
+        BASELINE.write_text(as_lines(found))
+    stored = json.loads(BASELINE.read_text())
+    sys.stdout.write(difference(found, stored) if "--diff" in sys.argv else as_lines(found))

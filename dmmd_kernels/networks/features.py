@@ -73,16 +73,39 @@ class IdentityFeatures(nn.Module):
 
 
 class MLPFeatures(nn.Module):
-    """φ(x, t) for points: an MLP on x beside Fourier features of t."""
+    """φ(x, t) for points: an MLP on x, and waves of it, beside Fourier features of t."""
 
-    def __init__(self, d: int, features: int, hidden: int = 128, frequencies: int = 4) -> None:
+    def __init__(
+        self,
+        d: int,
+        features: int,
+        hidden: int = 128,
+        frequencies: int = 4,
+        *,
+        layers: int = 2,
+        input_frequencies: int = 0,
+    ) -> None:
+        """
+        Args:
+            d: coordinates of a point.
+            features: K.
+            hidden: units in each hidden layer.
+            frequencies: of the Fourier features of t.
+            layers: hidden ones.
+            input_frequencies: F of cos and sin of π 2^k x / 2, k < F, for data with edges.
+        """
         super().__init__()
-        self.frequencies = frequencies
-        self.body = dense([d + 1 + 2 * frequencies, hidden, hidden, features])
+        self.frequencies, self.input_frequencies = frequencies, input_frequencies
+        into = d * (1 + 2 * input_frequencies) + 1 + 2 * frequencies
+        self.body = dense([into, *[hidden] * layers, features])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x (T, B, *shape), t (T,) → (T, B, K)"""
         x = x.flatten(2)
+        if self.input_frequencies:
+            rates = math.pi / 2 * 2 ** torch.arange(self.input_frequencies, device=x.device)
+            angle = (x[..., None] * rates).flatten(2)
+            x = torch.cat([x, angle.cos(), angle.sin()], -1)
         at = fourier(t, self.frequencies)[:, None].expand(*x.shape[:2], -1)
         return self.body(torch.cat([x, at], -1))
 

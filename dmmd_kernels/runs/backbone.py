@@ -11,6 +11,7 @@ import torch
 from dmmd_kernels.networks.features import ConvFeatures, IdentityFeatures, MLPFeatures
 from dmmd_kernels.networks.unet import UNetFeatures
 from dmmd_kernels.runs.settings import (
+    AT_LEAST_0,
     AT_LEAST_1,
     BELOW_1,
     EACH_AT_LEAST_1,
@@ -30,6 +31,12 @@ class BackboneSettings(SystemSettings):
     feature_width: Annotated[
         int, "hidden units (mlp) or first channels (conv, unet)", AT_LEAST_1
     ] = 64
+    mlp_layers: Annotated[int, "hidden layers of the mlp", AT_LEAST_1] = 2
+    mlp_waves: Annotated[
+        int,
+        "F: the mlp also sees cos and sin of π 2^k x / 2, k < F; for data with edges",
+        AT_LEAST_0,
+    ] = 0
     unet_multipliers: Annotated[
         tuple[int, ...],
         "channels at each resolution, finest first, in units of feature_width",
@@ -53,18 +60,25 @@ class BackboneSettings(SystemSettings):
     compile: Annotated[bool, "torch.compile where the network is differentiated once"] = free(False)
 
 
-def make_features(settings: BackboneSettings, shape: torch.Size) -> torch.nn.Module:
+def make_features(
+    settings: BackboneSettings, shape: torch.Size, count: int | None = None
+) -> torch.nn.Module:
     """The feature network for samples of `shape`, from torch's global random state.
+
+    Args:
+        count: K; feature_count when None.
 
     Raises:
         ValueError: it can't take samples of this shape.
         ImportError: backbone=diffusers, and that library is not here.
     """
-    count, width = settings.feature_count, settings.feature_width
+    count, width = count or settings.feature_count, settings.feature_width
     if settings.features == "identity":
         return IdentityFeatures()
     if settings.features == "mlp":
-        return MLPFeatures(shape.numel(), count, width)
+        layers, waves = settings.mlp_layers, settings.mlp_waves
+        points = shape.numel()
+        return MLPFeatures(points, count, width, layers=layers, input_frequencies=waves)
     if len(shape) != 3:
         raise ValueError(f"features={settings.features} needs images (C, H, W), got {tuple(shape)}")
     image = (shape[0], shape[1], shape[2])

@@ -11,10 +11,13 @@ from dmmd_kernels.runs.settings import Settings
 from dmmd_kernels.runs.system import System
 from dmmd_kernels.systems.ddpm import DDPM
 from dmmd_kernels.systems.dmmd import DMMD
+from dmmd_kernels.systems.gs_mmd import GS_MMD
 from dmmd_kernels.systems.mmd_flow import MMD_FLOW
 from dmmd_kernels.systems.mmd_gan import MMD_GAN
 
-SYSTEMS: dict[str, System] = {system.name: system for system in (DMMD, DDPM, MMD_FLOW, MMD_GAN)}
+SYSTEMS: dict[str, System] = {
+    system.name: system for system in (DMMD, DDPM, GS_MMD, MMD_FLOW, MMD_GAN)
+}
 
 
 def load_run(path: str | Path, device: str = "auto") -> Run:

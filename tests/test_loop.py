@@ -79,7 +79,7 @@ def interrupting(at, kind):
     return replace(DMMD, step=step)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_saves_and_goes_on(tmp_path, monkeypatch, finished, capsys, kind):
     with monkeypatch.context() as patched:
         patched.setitem(systems.SYSTEMS, "dmmd", interrupting(7, kind))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dmmd_kernels.evaluation.conclusion import conclude
 from dmmd_kernels.evaluation.curves import training_figure
-from dmmd_kernels.presets import PRESETS, settings_of
+from dmmd_kernels.presets import settings_of
 from dmmd_kernels.runs.checkpoint import CheckpointError
 from dmmd_kernels.runs.command_line import read_run, sentence
 from dmmd_kernels.runs.loop import how_to_resume
@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     kinds = {name: system.settings for name, system in SYSTEMS.items()}
-    settings, resume = read_run(arguments, __doc__, kinds, settings_of, PRESETS)
+    presets = {name: list(system.defaults) for name, system in SYSTEMS.items()}
+    settings, resume = read_run(arguments, __doc__, kinds, settings_of, presets)
     try:
         run = fit(settings, resume=resume)
         if run is None:

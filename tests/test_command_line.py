@@ -13,6 +13,7 @@ from dmmd_kernels.systems import SYSTEMS
 from tests.runs import IMAGES, TINY, fit
 
 KINDS = {name: system.settings for name, system in SYSTEMS.items()}
+OFFERED = {name: list(system.defaults) for name, system in SYSTEMS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def finished(tmp_path_factory):
 
 
 def from_command_line(*arguments):
-    return read_run([str(a) for a in arguments], train.__doc__, KINDS, settings_of, PRESETS)
+    return read_run([str(a) for a in arguments], train.__doc__, KINDS, settings_of, OFFERED)
 
 
 def error_of(capsys, *arguments):
@@ -48,7 +49,10 @@ WRONG = {
     "--unet_multipliers=1,x": "--unet_multipliers must be a whole number, got 'x'",
     "--unet_multipliers=0,1": "unet_multipliers must be at least 1 each, got (0, 1)",
     "--t_min 0.99": "t_min must be at most t_max, got 0.99 and 0.98",
-    "--preset none": f"--preset must be one of {', '.join(PRESETS)}, got 'none'",
+    "--preset none": f"--preset of dmmd must be one of {', '.join(PRESETS)}, got 'none'",
+    "--system=mmd_gan --preset=digits": (
+        "--preset of mmd_gan must be one of checkerboard, got 'digits'"
+    ),
     "--system none": f"--system must be one of {', '.join(KINDS)}, got 'none'",
     "--kernel=linear": "step_rule=stable needs σ(t); give step_rule=constant with linear",
     "--kernel=cosine": (
@@ -235,3 +239,11 @@ def test_resume_reads_the_settings_of_the_run(finished):
     assert got == TINY.changed(out=str(finished))
     got, _ = from_command_line("--resume", f"--out={finished}", "--samples=7")
     assert got.samples == 7
+
+
+def test_a_run_is_not_continued_as_one_of_another_system(finished, capsys):
+    said = error_of(capsys, "--out", finished, "--resume", "--system=ddpm")
+    assert said.startswith("system is 'ddpm', the run to be continued has 'dmmd'; leave it out")
+    settings, resume = from_command_line("--out", finished, "--resume", "--system=dmmd")
+    assert resume
+    assert settings == TINY.changed(out=str(finished))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dmmd_kernels import train
-from dmmd_kernels.presets import PRESETS, settings_of
+from dmmd_kernels.presets import settings_of
 from dmmd_kernels.runs import checkpoint
 from dmmd_kernels.runs.command_line import read_run
 from dmmd_kernels.runs.run import draw_samples
@@ -91,6 +91,8 @@ def test_it_goes_on(folder, name):
 @each
 def test_its_config_is_read_as_a_file_and_by_resume(folder, name):
     kinds = {system.name: system.settings for system in SYSTEMS.values()}
-    read = lambda *told: read_run(told, train.__doc__, kinds, settings_of, PRESETS)
+    read = lambda *told: read_run(
+        told, train.__doc__, kinds, settings_of, {name: s.defaults for name, s in SYSTEMS.items()}
+    )
     assert read("--config", f"{name}/config.yaml") == (settings(name), False)
     assert read("--out", name, "--resume") == (settings(name), True)

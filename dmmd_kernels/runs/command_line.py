@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from dmmd_kernels.runs.arguments import argument, as_text, one_of
+from dmmd_kernels.runs.arguments import argument, as_text
 from dmmd_kernels.runs.settings import (
     FIRST,
     Settings,
@@ -102,7 +102,7 @@ def read_run(
     description: str | None,
     kinds: Kinds,
     defaults: Defaults,
-    presets: Collection[str],
+    presets: Mapping[str, Collection[str]],
 ) -> tuple[Settings, bool]:
     """The settings of `python -m dmmd_kernels.train ARGUMENTS`, and whether --resume was given.
 
@@ -111,15 +111,16 @@ def read_run(
     Args:
         kinds: the settings of each system, by its name.
         defaults: (preset, system) → the settings it begins with.
-        presets: names of presets.
+        presets: the names of those that each system has settings for.
     """
     parser = Parser("train", description)
     try:
-        arguments, resume = _with_files(list(arguments), presets)
-        early = _early_parser(presets).parse_known_args(arguments)[0]
-        kind = _kind(early.system, kinds)
-        begin = defaults(early.preset, early.system)
-        parser = _run_parser(begin, description, kinds, presets)
+        arguments, resume = _with_files(list(arguments))
+        early = _early_parser().parse_known_args(arguments)[0]
+        system = early.system or FIRST
+        kind = _kind(system, kinds)
+        begin = defaults(early.preset, system)
+        parser = _run_parser(begin, description, kinds, presets[system])
         found = parser.settings(arguments)
         settings = _settings(found, kind)
     except SettingsError as error:
@@ -173,11 +174,11 @@ def _settings(found: argparse.Namespace, kind: type[SystemSettings]) -> Settings
     return Settings(system=kind(**parts[0]), **parts[1])
 
 
-def _early_parser(presets: Collection[str]) -> Parser:
+def _early_parser() -> Parser:
     """What must be known before the rest can be read."""
     parser = Parser("train", None, add_help=False)
-    parser.add_argument("--preset", default="checkerboard", type=one_of(presets))
-    parser.add_argument("--system", default=FIRST)
+    parser.add_argument("--preset", default="checkerboard")
+    parser.add_argument("--system")
     parser.add_argument("--out", default="")
     parser.add_argument("--config", action="append", type=Path, default=[])
     parser.add_argument("--resume", action="store_true")
@@ -191,8 +192,8 @@ def _run_parser(
     presets: Collection[str] = (),
 ) -> Parser:
     parser = Parser("train", description)
-    parser.epilog = f"presets: {', '.join(presets)}"
     name = defaults.system.name
+    parser.epilog = f"presets of {name}: {', '.join(presets)}"
     listed = f": {', '.join(kinds)}; each has options of its own" if kinds else ""
     parser.add_argument("--system", default=name, help=f"what is trained{listed} ({name})")
     parser.add_argument("--config", action="append", help="a YAML file of settings, read in order")
@@ -204,16 +205,28 @@ def _run_parser(
     return parser
 
 
-def _with_files(arguments: list[str], presets: Collection[str]) -> tuple[list[str], bool]:
-    """The arguments behind those of the files they name, and whether a run is to be continued."""
-    early = _early_parser(presets)
+def _with_files(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments behind those of the files they name, and whether a run is to be continued.
+
+    Raises:
+        SettingsError: a file can't be read, or the run to be continued is one of another system.
+    """
+    early = _early_parser()
     found = early.parse_known_args(arguments)[0]
-    files = list(found.config)
+    before: list[str] = []
     if found.resume:
-        wanted = Settings(preset=found.preset, out=found.out, system=_named(found.system))
+        wanted = Settings(preset=found.preset, out=found.out, system=_named(found.system or FIRST))
         stored = wanted.folder / "config.yaml"
-        files = [stored, *files] if stored.is_file() else files
-    return [text for path in files for text in _file(path)] + arguments, found.resume
+        before = _file(stored) if stored.is_file() else []
+        system = early.parse_known_args(before)[0].system or FIRST
+        if before and found.system not in (None, system):
+            raise SettingsError(
+                f"system is {found.system!r}, the run to be continued has {system!r}; "
+                "leave it out, or start a new run in another --out"
+            )
+    return before + [
+        text for path in found.config for text in _file(path)
+    ] + arguments, found.resume
 
 
 def _named(system: str) -> SystemSettings:

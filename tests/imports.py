@@ -75,7 +75,7 @@ def arrows(modules: dict[str, set[str]]) -> dict[tuple[str, str], list[tuple[str
     """(room, room) → the imports between their files, over the package alone."""
     found: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for module, others in modules.items():
-        for other in others:
+        for other in sorted(others):
             if module.split(".")[0] == other.split(".")[0] == PACKAGE:
                 ends = room_of(module), room_of(other)
                 if ends[0] != ends[1] and ends[1] != "_C":

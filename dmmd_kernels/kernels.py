@@ -148,6 +148,7 @@ def is_tracing() -> bool:
     """Whether torch is transforming or recording the code, so that no tensor may be kept."""
     return (
         torch.compiler.is_compiling()
+        or torch._C._is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
     )

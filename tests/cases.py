@@ -142,10 +142,11 @@ def compiled_form(name: str, points: Tensor) -> Mixture:
 
 
 # Where an op's coefficients stand among its tensors, and where its mixture does.
-_COEFFICIENTS = {"kernel_matrix": (), "potential": (2,), "potential_and_grad": (2,)}
+_COEFFICIENTS = {"kernel_matrix": ()}
+_COEFFICIENTS |= dict.fromkeys(("potential", "potential_and_grad", "tangent"), (2,))
 _FORMS = ("quadratic_form", "quadratic_form_and_grad", "quadratic_form_and_grads")
 _COEFFICIENTS |= dict.fromkeys(_FORMS, (1, 2))
-_PLACE = {"kernel_matrix": 2, "potential": 3, "potential_and_grad": 3}
+_PLACE = {"kernel_matrix": 2, "potential": 3, "potential_and_grad": 3, "tangent": 3}
 _PLACE |= dict.fromkeys(_FORMS, 3)
 _FEW = 64  # entries
 

@@ -32,6 +32,7 @@ FUNCTIONS = [
     "quadratic_form_and_grads",
     "row_sums",
     "row_sums_grad",
+    "tangent",
     "tangent_grad",
     "tangents",
     "why_not",
@@ -112,6 +113,7 @@ def every_function(name, z, x, v, w, mixture, skip=False):
     assert_as_accurate("tangents", name, (z, x, v, w, a, b, c), mixture, skip)
     assert_as_accurate("tangents", name, (z, x, v, w, a, None, None), mixture, skip)
     assert_as_accurate("tangent_grad", name, (z, x, v, w, a, b, c), mixture, skip)
+    assert_as_accurate("tangent", name, (z, x, w, a, b, c), mixture, skip)
     if mixture.is_radial:
         assert_as_accurate("kernel_matrix", name, (z, x), mixture)
 

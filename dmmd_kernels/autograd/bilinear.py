@@ -6,7 +6,8 @@ All are derivatives of one bilinear form of two clouds z, x with coefficients c_
 
     potential      = ∂E/∂v        potential_grad = ∂E/∂z        params_grad = ∂E/∂θ
     ∂E/∂x and ∂E/∂w are the same operators with (z, v) and (x, w) exchanged
-    tangents       = the derivative of all three along (ż, ẋ, θ̇), tangent_grad of the second alone
+    tangents       = the derivative of all three along (ż, ẋ, θ̇); tangent of the first alone, and
+                     tangent_grad of the second
 
 so first derivatives need no operator of their own, and second ones need `tangents` alone.
 Derivations: docs/derivations.md.
@@ -49,9 +50,10 @@ def _potential_jvp(tensors, how, z_dot, x_dot, w_dot, params_dot):
     along_w = None if w_dot is None else potential(z, x, w_dot, params, *how)
     if z_dot is None and x_dot is None and params_dot is None:
         return along_w
-    v = z.new_zeros(z.shape[-2], w.shape[-1])  # only f is wanted
-    f, _, _ = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
-    return _sum(f, along_w)
+    if x_dot is None and params_dot is None and w.shape[-1] == 1:
+        pulled = (z_dot * potential_grad(z, x, None, w, params, *how)).sum(-1, keepdim=True)
+        return _sum(pulled, along_w)
+    return _sum(tangent(z, x, w, params, z_dot, x_dot, params_dot, *how), along_w)
 
 
 # -- potential_grad -------------------------------------------------------------------------------
@@ -90,12 +92,15 @@ def _potential_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
 
 
 def _both_backward(tensors, how, needs, v, u):
-    z, x, w, params = tensors
-    first = _potential_backward(tensors, how, needs, v)
-    dz, dx, _, dw, dparams = _second_order(
-        (z, x, None, w, params), how, (*needs[:2], False, *needs[2:]), u.contiguous(), None
-    )
-    return tuple(map(_sum, first, (dz, dx, dw, dparams)))
+    z, x, w, params = tensors[:4]
+    first = second = (None,) * 4
+    if v is not None:
+        first = _potential_backward((z, x, w, params), how, needs, v)
+    if u is not None:
+        pairs, needs = (z, x, None, w, params), (*needs[:2], False, *needs[2:])
+        dz, dx, _, dw, dparams = _second_order(pairs, how, needs, u.contiguous(), None)
+        second = (dz, dx, dw, dparams)
+    return tuple(map(_sum, first, second))
 
 
 def _both_jvp(tensors, how, z_dot, x_dot, w_dot, params_dot):
@@ -147,11 +152,18 @@ def _form_backward(tensors, how, needs, s):
 
 
 def _form_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
+    """⟨gradient, tangent⟩, of one sweep each: so what is of second order is so of forward mode."""
     u, v, w, params = tensors
-    f = _potential_jvp((u, u, w, params), how, u_dot, u_dot, w_dot, params_dot)
-    along_v = None if v_dot is None else (v_dot * potential(u, u, w, params, *how)).sum((-2, -1))
-    total = _sum(None if f is None else (v * f).sum((-2, -1)), along_v)
-    return None if total is None else total.to(params.dtype)
+    along = []
+    if u_dot is not None:
+        along.append(2 * u_dot * potential_grad(u, u, v, w, params, *_pulling(how)))
+    if v_dot is not None:
+        along.append(v_dot * potential(u, u, w, params, *how))
+    if w_dot is not None:
+        along.append(v * potential(u, u, w_dot, params, *how))
+    if params_dot is not None:
+        along.append(params_dot * params_grad(u, u, v, w, params, *how))
+    return _sum(*[t.to(params.dtype).sum((-2, -1)) for t in along])
 
 
 # -- quadratic_form_and_grads ---------------------------------------------------------------------
@@ -227,17 +239,101 @@ def _form_and_grads_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot, held_dot)
     )
 
 
+# -- tangent --------------------------------------------------------------------------------------
+
+
+def _tangent_backward(tensors, how, needs, h):
+    """With v = h, ⟨h, ḟ⟩ is E along the direction: its gradients are tangents of those of E."""
+    z, x, w, params, a, b, c = tensors
+    h = h.contiguous()
+    dw = dx = dparams = None
+    if needs[3]:
+        dw, dx, dparams = tangents(x, z, w, h, params, b, a, c, *how)
+    else:
+        dx = tangent_grad(x, z, w, h, params, b, a, c, *how) if needs[1] else None
+        dw = tangent(x, z, h, params, b, a, c, *how) if needs[2] else None
+    return (
+        tangent_grad(z, x, h, w, params, a, b, c, *how) if needs[0] else None,
+        dx,
+        dw,
+        dparams,
+        potential_grad(z, x, h, w, params, *how) if needs[4] else None,
+        potential_grad(x, z, w, h, params, *how) if needs[5] else None,
+        params_grad(z, x, h, w, params, *how) if needs[6] else None,
+    )
+
+
+def _tangent_jvp(tensors, how, z_dot, x_dot, w_dot, params_dot, a_dot, b_dot, c_dot):
+    z, x, w, params, a, b, c = tensors
+    f = None
+    if any(t is not None for t in (a_dot, b_dot, c_dot)):
+        f = tangent(z, x, w, params, a_dot, b_dot, c_dot, *how)
+    along_w = None if w_dot is None else tangent(z, x, w_dot, params, a, b, c, *how)
+    if z_dot is None and x_dot is None and params_dot is None:
+        return _sum(f, along_w)
+    twice = _twice_along(tensors, how, z_dot, x_dot, params_dot)
+    return _sum(twice, f, along_w)
+
+
+def _twice_along(tensors, how, z_dot, x_dot, params_dot):
+    """f̈ along (a, b, c) and (ż, ẋ, θ̇), with every row and column of it a block of its own.
+
+    A block's f is its E, so f̈ = ⟨ż, ∂Ė/∂z⟩ + ⟨ẋ, ∂Ė/∂x⟩ + ⟨θ̇, ∂Ė/∂θ⟩. The second is n m d numbers.
+    """
+    z, x, w, params, a, b, c = tensors
+    shape = (*_batch(*tensors, z_dot, x_dot, params_dot), z.shape[-2], w.shape[-1])
+    row = lambda t: t if t is None else t[..., :, None, None, :]
+    every = lambda t: t if t is None else t[..., None, None, :, :]
+    column = w.mT[..., None, :, :, None]
+    blocks = (row(z), every(x), column, every(params), row(a), every(b), every(c))
+    z, x, w, params, a, b, c = (_as_blocks(t, shape) for t in blocks)
+    one = w.new_ones(1, 1)
+    _, g, q = tangents(z, x, one, w, params, a, b, c, *how)
+    along = []
+    if z_dot is not None:
+        along.append(g * _as_blocks(row(z_dot), shape))
+    if x_dot is not None:
+        pulled = tangent_grad(x, z, w, one, params, b, a, c, *how)
+        along.append(pulled * _as_blocks(every(x_dot), shape))
+    if params_dot is not None:
+        along.append((q * _as_blocks(every(params_dot), shape)).to(z.dtype))
+    return sum(t.sum((-2, -1)) for t in along).unflatten(0, shape)
+
+
+def _batch(*tensors):
+    return next((t.shape[:1] for t in tensors if t is not None and t.ndim == 3), ())
+
+
+def _as_blocks(t, shape):
+    """(…, rows, columns) as one block for each entry of the shape."""
+    return t if t is None else t.expand(*shape, *t.shape[-2:]).flatten(0, len(shape) - 1)
+
+
 # -- tangents -------------------------------------------------------------------------------------
 
 
 def _refuse(*_):
     raise NotImplementedError(
-        "dmmd_kernels: the ops have first and second derivatives, and a third was asked for; "
-        "for third order write the kernel in plain torch"
+        "dmmd_kernels: kernels have first and second derivatives here, and a third was asked for: "
+        "potential_grad, witness_grad and potential_and_grad are first ones, so they have one "
+        "more; for third order write the kernel in plain torch"
     )
 
 
+def _tangents_backward(tensors, how, needs, along_f, along_g, along_q):
+    """Of ḟ alone, as of `tangent`; ġ and q̇ are second derivatives."""
+    if along_g is not None or along_q is not None:
+        _refuse()
+    if along_f is None:
+        return (None,) * 8
+    z, x, _v, w, params, a, b, c = tensors[:8]
+    needs = (*needs[:2], *needs[3:])
+    dz, dx, *rest = _tangent_backward((z, x, w, params, a, b, c), how, needs, along_f)
+    return dz, dx, None, *rest
+
+
 _CLOUDS = ["z", "x", "w", "params"]
+_DIRECTION = ["a?", "b?", "c?"]
 _PAIRS = ["z", "x", "v?", "w", "params"]
 
 
@@ -269,6 +365,7 @@ potential_and_grad = Operator(
     jvp=_both_jvp,
     has_diagonal=False,
     has_sums=True,
+    saves_results=True,
 )
 params_grad = Operator(
     "params_grad",
@@ -304,23 +401,32 @@ quadratic_form_and_grads = Operator(
     jvp=_form_and_grads_jvp,
     saves_results=True,
 )
+tangent = Operator(
+    "tangent",
+    [*_CLOUDS, *_DIRECTION],
+    shapes=_by_columns,
+    backward=_tangent_backward,
+    jvp=_tangent_jvp,
+    has_sums=True,
+)
 tangent_grad = Operator(
     "tangent_grad",
-    [*_PAIRS, "a?", "b?", "c?"],
+    [*_PAIRS, *_DIRECTION],
     shapes=lambda z, *_: [z.shape[-2:]],
     backward=_refuse,
     jvp=_refuse,
 )
 tangents = Operator(
     "tangents",
-    [*_PAIRS, "a?", "b?", "c?"],
+    [*_PAIRS, *_DIRECTION],
     shapes=lambda z, x, v, w, params, *_: [
         (z.shape[-2], w.shape[-1]),
         z.shape[-2:],
         params.shape[-2:],
     ],
     params_dtype=(False, False, True),
-    backward=_refuse,
+    backward=_tangents_backward,
     jvp=_refuse,
     has_sums=True,
+    saves_results=True,
 )

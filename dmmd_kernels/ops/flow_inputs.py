@@ -7,6 +7,7 @@ from operator import index
 import torch
 from torch import Tensor
 
+from dmmd_kernels.autograd.routes import has_tangent
 from dmmd_kernels.kernels import Kernel, is_tracing
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
 from dmmd_kernels.ops.schedules import Schedule
@@ -76,9 +77,10 @@ def check_flow(
 def check_no_grad(op: str, *values: object) -> None:
     if is_tracing():
         raise TypeError(
-            f"{op}: cannot run inside torch.func or vmap; flows are batch dimensions of x"
+            f"{op}: cannot run inside torch.func, vmap or torch.jit.trace; flows are batch "
+            "dimensions of x"
         )
-    if any(isinstance(v, Tensor) and v.requires_grad for v in values):
+    if any(isinstance(v, Tensor) and (v.requires_grad or has_tangent(v)) for v in values):
         raise ValueError(
             f"{op}: inputs must not require grad, since the flow is not differentiable; "
             "pass .detach(), or write the loop with witness_grad"

@@ -291,9 +291,10 @@ def _joined(a: Tensor, b: Tensor) -> Tensor:
 
 def _linear_coefficients(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """1/n and 1/m, (2, 1); (2, 2) of the products of the two means, (2, 1) of the mean squares."""
-    n, m = len(a), len(b)
-    of_means = a.new_tensor([[n / (n - 1), -1], [-1, m / (m - 1)]])
-    of_squares = a.new_tensor([[1 / (n - 1)], [1 / (m - 1)]])
+    n, m = (t.new_full((1,), t.shape[-1]) for t in (a, b))  # sizes stay alive in a recorded graph
+    across = -torch.ones_like(n)
+    of_means = torch.stack([torch.cat([n / (n - 1), across]), torch.cat([across, m / (m - 1)])])
+    of_squares = torch.stack([1 / (n - 1), 1 / (m - 1)])
     return torch.stack([a[:1], b[:1]]), of_means, of_squares
 
 

@@ -15,7 +15,9 @@ from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
 from dmmd_kernels.autograd import bilinear
+from dmmd_kernels.autograd.batched import one_by_one
 from dmmd_kernels.autograd.register import Operator
+from dmmd_kernels.autograd.routes import recordable
 from dmmd_kernels.backends.choice import pick
 from dmmd_kernels.kernels import PLAIN, Kernel, Lowered, Mixture, is_tracing
 
@@ -63,7 +65,7 @@ class PreparedSweep(NamedTuple):
         if torch.is_grad_enabled():
             for t in tensors:
                 if t is not None and t.requires_grad:
-                    return _record_sweep(self, *tensors)
+                    return _record_sweep(self, *recordable(*tensors))
         return self.function(*tensors, *self.constants, self.mixture, precision=self.how[1])
 
 
@@ -74,6 +76,8 @@ class _Sweep(torch.autograd.Function):
     def forward(ctx, sweep, *tensors):
         ctx.sweep = sweep
         ctx.save_for_backward(*tensors)
+        if sweep.operator.saves_results:  # its rule tells results that nothing came from
+            ctx.set_materialize_grads(False)
         return sweep.function(*tensors, *sweep.constants, sweep.mixture, precision=sweep.how[1])
 
     @staticmethod
@@ -81,8 +85,9 @@ class _Sweep(torch.autograd.Function):
         operator, _, constants, (profiles, params), how = ctx.sweep
         constants = (*constants, params)
         needs = (*ctx.needs_input_grad[1:], *[False] * len(constants))
-        grads = operator.rule((*ctx.saved_tensors, *constants), (profiles, *how), needs, *upstream)
-        return None, *grads[: -len(constants)]
+        tensors = (*ctx.saved_tensors, *constants)
+        pull = lambda *upstream: tuple(operator.rule(tensors, (profiles, *how), needs, *upstream))
+        return None, *one_by_one(pull, upstream)[: -len(constants)]
 
 
 _record_sweep = super(torch.autograd.Function, _Sweep).apply
@@ -142,7 +147,7 @@ class PreparedForm:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         if (x.requires_grad or y.requires_grad) and torch.is_grad_enabled():
-            return _record_form(self, x, y)
+            return _record_form(self, *recordable(x, y))
         u = torch.cat((x, y), -2)
         return self.form.value(_centred(u) if self.is_centred else u)
 
@@ -170,7 +175,7 @@ class _Form(torch.autograd.Function):
     def backward(ctx, s):
         (prepared, g), (x, y) = ctx.kept, ctx.saved_tensors
         if torch.is_grad_enabled():
-            g = _gradient_anew(prepared, x, y, s)
+            g = one_by_one(lambda s: _gradient_anew(prepared, x, y, s), (s,))
         else:
             g = (s if s.ndim == 0 else s[..., None, None]) * g
         if g.shape[-2] == x.shape[-2]:

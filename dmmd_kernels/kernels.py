@@ -205,7 +205,12 @@ def _table_of_numbers(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """(L, 3), and where a learned value belongs, (L, 3) of bool for each None."""
     rows = lambda values, dtype: torch.tensor(values, dtype=dtype, device=device).view(-1, 3)
-    table = rows([0.0 if number is None else number for number in numbers], dtype)
+    values = [0.0 if number is None else number for number in numbers]
+    if torch.compiler.is_dynamo_compiling():  # torch.tensor would be compiled anew for each value
+        one = torch.ones((), dtype=torch.float64, device=device)
+        table = torch.stack([one * value for value in values]).to(dtype).view(-1, 3)
+    else:
+        table = rows(values, dtype)
     learned = [i for i, number in enumerate(numbers) if number is None]
     places = [rows([i == place for i in range(len(numbers))], torch.bool) for place in learned]
     return table, tuple(places)
@@ -287,7 +292,7 @@ def polynomial(degree: int = 3, gamma: Parameter | None = None, coef: Parameter 
         raise ValueError(f"polynomial: degree must be a whole number of at least 1, got {degree!r}")
     if gamma is not None:
         gamma = _positive("polynomial", "gamma", gamma)
-    if not isinstance(coef, Tensor) and not (math.isfinite(coef) and coef >= 0):
+    if not isinstance(coef, Tensor) and not 0 <= coef < math.inf:
         raise ValueError(f"polynomial: coef must be a number of at least 0, got {coef}")
     label = f"polynomial({degree}, {_show(gamma)}, {_show(coef)})"
     return _kernel(f"polynomial{degree}", scale=gamma, shape=coef, label=label)
@@ -316,10 +321,12 @@ def _positive(owner: str, name: str, value: Parameter) -> Parameter:
         if not value.is_floating_point():
             raise TypeError(f"{owner}: {name} must be a floating-point tensor, got {value.dtype}")
         return value
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:  # math.isfinite takes no number that a compiler follows
         raise ValueError(f"{owner}: {name} must be a positive finite number, got {value}")
-    return float(value)
+    return value if torch.compiler.is_compiling() else float(value)
 
 
 def _show(value: Parameter | None) -> str:
-    return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    if isinstance(value, Tensor):
+        return f"tensor{tuple(value.shape)}"
+    return "…" if torch.compiler.is_compiling() else repr(value)  # a symbol has no digits

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 
 def routes(operator: Any) -> tuple[Callable, Callable, Callable]:
@@ -79,8 +78,3 @@ def recordable(*tensors: Tensor | None) -> tuple:
         if t is not None and t.is_inference():
             return tuple(t.clone() if t is not None and t.is_inference() else t for t in tensors)
     return tensors
-
-
-def has_tangent(t: Tensor) -> bool:
-    """Whether forward mode follows t."""
-    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None

@@ -107,7 +107,10 @@ class Kernel:
 
     def lower(self, points: Tensor) -> Lowered:
         """The compiled form, for points (…, d); kept for the next call when all are numbers."""
-        key = (points.shape[-1], points.dtype, points.device)
+        d = points.shape[-1]
+        if is_jit_tracing():  # a tensor then, whose reciprocal would be of single precision
+            return self._lower(int(d), points.dtype, points.device)
+        key = (d, points.dtype, points.device)
         if self.parameters or torch.compiler.is_compiling() or type(points) not in PLAIN:
             return self._lower(*key)
         lowered = self._lowered.get(key)
@@ -142,6 +145,11 @@ class Kernel:
 
 
 PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_jit_tracing() -> bool:
+    """Whether torch.jit.trace records the code: sizes are tensors then."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
 def is_tracing() -> bool:

@@ -337,7 +337,7 @@ _DIRECTION = ["a?", "b?", "c?"]
 _PAIRS = ["z", "x", "v?", "w", "params"]
 
 
-def _by_columns(z, x, w, params):
+def _by_columns(z, x, w, *_):
     return [(z.shape[-2], w.shape[-1])]
 
 

@@ -24,8 +24,8 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from dmmd_kernels.autograd.batched import one_by_one
+from dmmd_kernels.autograd.recorded import check_recorded, refuse_onnx
 from dmmd_kernels.autograd.routes import recordable, routes
-from dmmd_kernels.autograd.sizes import check_recorded
 from dmmd_kernels.backends.choice import pick
 from dmmd_kernels.kernels import PLAIN, Mixture
 
@@ -122,6 +122,7 @@ class Operator:
 
     def _run_recorded(self, *arguments):
         """From a graph, perhaps on points of other sizes than it was recorded with."""
+        refuse_onnx(self.name)
         check_recorded(self.name, self.tensors, arguments[: self._count])
         return self._run(*arguments)
 
@@ -145,6 +146,7 @@ class Operator:
             return function(*tensors, precision)
 
     def _fake(self, *arguments):
+        refuse_onnx(self.name)
         tensors = arguments[: self._count]
         batch = next((t.shape[:1] for t in tensors if t is not None and t.ndim == 3), ())
         results = tuple(

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dmmd_kernels.autograd import bilinear, row_sums
 from dmmd_kernels.backends.clouds import joined
-from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_tracing
+from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_jit_tracing, is_tracing
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
 from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, run
 from dmmd_kernels.ops.shortcuts import PreparedForm, is_small, likeness, prepare_sweep
@@ -187,7 +188,7 @@ def _joint_points(x, y, weights, estimator) -> tuple[Tensor, Tensor | None, Tens
     MMD² is symmetric, so of two samples the one that moves comes first.
     """
     held = None
-    if torch.is_grad_enabled() and x.requires_grad != y.requires_grad:
+    if x.requires_grad != y.requires_grad and _in_one_sweep():
         if y.requires_grad:
             x, y, weights = y, x, weights and weights[::-1]
         held = y
@@ -200,7 +201,7 @@ def _quadratic_form(
 ) -> Tensor:
     """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep."""
     tensors, statics = (u, v, w, mixture.params), (mixture.profiles, *how)
-    if not torch.is_grad_enabled() or not (mixture.params.requires_grad or u.requires_grad):
+    if not ((mixture.params.requires_grad or u.requires_grad) and _in_one_sweep()):
         return run("mmd2", bilinear.quadratic_form, tensors, statics)
     operator = bilinear.quadratic_form_and_grad
     if mixture.params.requires_grad:
@@ -208,8 +209,20 @@ def _quadratic_form(
     return run("mmd2", operator, (*tensors, held), statics)[0]
 
 
+def _in_one_sweep() -> bool:
+    """Whether the gradient may come with the value: in forward mode it would be followed too, which
+    takes a derivative more, and a trace is run again where other tensors require grad."""
+    if torch.compiler.is_compiling():
+        return torch.is_grad_enabled()
+    is_followed = torch._C._is_tracing() or forward_ad._current_level >= 0
+    return torch.is_grad_enabled() and not is_followed
+
+
 def _uniform(x: Tensor) -> Tensor:
-    return x.new_full((x.shape[-2],), 1 / x.shape[-2])
+    n = x.shape[-2]
+    if is_jit_tracing():  # a tensor then, whose reciprocal would be of single precision
+        return x.new_ones((n,)) / n
+    return x.new_full((n,), 1 / n)
 
 
 def _signed_coefficients(x, y, weights, estimator) -> tuple[Tensor, Tensor]:

@@ -95,6 +95,22 @@ def _weights_of(z: Tensor) -> Tensor:
     return z[:, 0].square() + 0.5
 
 
+def _width(z: Tensor) -> Tensor:
+    return 0.5 + z[0, 0].square()
+
+
+def _learned(z: Tensor) -> dk.Kernel:
+    """A kernel whose every kind of parameter follows z."""
+    s = _width(z)
+    return s * dk.gaussian(s) + dk.rational_quadratic(s, 1.2) + dk.polynomial(2, s, s)
+
+
+def _learned_dense(z: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    s, q = _width(z), (x[:, None] - y[None]).square().sum(-1)
+    gaussian, quadratic = s * torch.exp(-q / (2 * s**2)), (1 + q / (2 * s * 1.44)) ** -s
+    return gaussian + quadratic + (s * (x @ y.mT) + s) ** 2
+
+
 OPS = {
     "potential": Op(
         lambda k, z: dk.potential(z, X, W, k),
@@ -107,6 +123,10 @@ OPS = {
     "potential, of the cloud": Op(
         lambda k, z: dk.potential(X, z, z[:, 1], k),
         lambda k, z: k(X, z) @ z[:, 1],
+    ),
+    "potential, of parameters": Op(
+        lambda k, z: dk.potential(X, z, z[:, 1], k + _learned(z)),
+        lambda k, z: (k(X, z) + _learned_dense(z, X, z)) @ z[:, 1],
     ),
     "potential_grad": Op(
         lambda k, z: dk.potential_grad(z, X, W, k),
@@ -122,6 +142,10 @@ OPS = {
         lambda k, z: dk.kernel_matrix(z, X, k),
         lambda k, z: k(z, X),
     ),
+    "kernel_matrix, of parameters": Op(
+        lambda k, z: dk.kernel_matrix(X, Y, k + _learned(z)),
+        lambda k, z: k(X, Y) + _learned_dense(z, X, Y),
+    ),
     "mmd2": Op(
         lambda k, z: dk.mmd2(z, X, k),
         lambda k, z: plain_mmd2(k, z, X),
@@ -133,6 +157,10 @@ OPS = {
     "mmd2, weighted": Op(
         lambda k, z: dk.mmd2(z, X, k, weights_x=_weights_of(z), weights_y=POSITIVE),
         lambda k, z: plain_mmd2(k, z, X, _weights_of(z), POSITIVE),
+    ),
+    "mmd2, of parameters": Op(
+        lambda k, z: dk.mmd2(z, X, k + _learned(z)),
+        lambda k, z: plain_mmd2(lambda x, y: k(x, y) + _learned_dense(z, x, y), z, X),
     ),
     "witness": Op(
         lambda k, z: dk.witness(z, X, Y, k),

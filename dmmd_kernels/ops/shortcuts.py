@@ -65,7 +65,10 @@ class PreparedSweep(NamedTuple):
         if torch.is_grad_enabled():
             for t in tensors:
                 if t is not None and t.requires_grad:
-                    return _record_sweep(self, *recordable(*tensors))
+                    try:
+                        return _record_sweep(self, *tensors)
+                    except RuntimeError:
+                        return _record_sweep(self, *_copied(tensors))
         return self.function(*tensors, *self.constants, self.mixture, precision=self.how[1])
 
 
@@ -91,6 +94,16 @@ class _Sweep(torch.autograd.Function):
 
 
 _record_sweep = super(torch.autograd.Function, _Sweep).apply
+
+
+def _copied(tensors: tuple) -> tuple:
+    """The tensors as autograd can keep them, after it could not; else what it raised goes on.
+
+    Asking for tensors of inference mode beforehand would cost every call.
+    """
+    if not any(t is not None and t.is_inference() for t in tensors):
+        raise
+    return recordable(*tensors)
 
 
 def prepare_sweep(
@@ -147,7 +160,10 @@ class PreparedForm:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         if (x.requires_grad or y.requires_grad) and torch.is_grad_enabled():
-            return _record_form(self, *recordable(x, y))
+            try:
+                return _record_form(self, x, y)
+            except RuntimeError:
+                return _record_form(self, *_copied((x, y)))
         u = torch.cat((x, y), -2)
         return self.form.value(_centred(u) if self.is_centred else u)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import dmmd_kernels as dk
 from tests.transforms import KERNELS, OPS, TRANSFORMS, Z
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr")  # linearize
@@ -64,3 +65,33 @@ def test_a_transform_that_breaks_the_graph_is_plain_torch(transform):
     expected = of(lambda z: OPS["mmd2"].plain(kernel.dense, z))(Z)
     close(torch.compile(of(ours), backend="aot_eager")(Z), expected)
     torch._dynamo.reset()
+
+
+def kinked(name, number):
+    """The matrix of laplace or energy, constant where points coincide; number is its parameter."""
+
+    def dense(z, x):
+        q = (z[:, None] - x[None]).square().sum(-1)
+        r = torch.where(q == 0, 1.0, q).sqrt()
+        value = torch.exp(-r / number) if name == "laplace" else -(r**number)
+        return torch.where(q == 0, 1.0 if name == "laplace" else 0.0, value)
+
+    return dense
+
+
+@pytest.mark.parametrize(
+    "transform", [name for name, transform in TRANSFORMS.items() if transform.order == 2]
+)
+@pytest.mark.parametrize("name", ["laplace", "energy"])
+@pytest.mark.parametrize("op", ["potential", "kernel_matrix"])
+def test_second_derivatives_where_points_coincide(op, name, transform):
+    """Every point of x is one of z: such a pair is constant, also in the kernel's parameter."""
+    of, x, w = TRANSFORMS[transform].of, Z[:3].clone(), Z[:3, 0].clone()
+    number = lambda z: 1 + 0.3 * z[0, 0].sin()
+    matrix = lambda z: kinked(name, number(z))(z, x)
+    kernel = lambda z: getattr(dk, name)(number(z))
+    if op == "potential":
+        ours, plain = lambda z: dk.potential(z, x, w, kernel(z)), lambda z: matrix(z) @ w
+    else:
+        ours, plain = lambda z: dk.kernel_matrix(z, x, kernel(z)), matrix
+    close(of(ours)(Z), of(plain)(Z))

@@ -81,8 +81,11 @@ def _potential_grad_backward(tensors, how, needs, u):
 
 def _potential_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
     z, x, v, w, params = tensors
+    moved = None
+    if any(t is not None for t in (z_dot, x_dot, params_dot)):
+        moved = tangent_grad(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
     return _sum(
-        tangent_grad(z, x, v, w, params, z_dot, x_dot, params_dot, *how),
+        moved,
         None if v_dot is None else potential_grad(z, x, v_dot, w, params, *how),
         None if w_dot is None else potential_grad(z, x, v, w_dot, params, *how),
     )
@@ -105,11 +108,12 @@ def _both_backward(tensors, how, needs, v, u):
 
 def _both_jvp(tensors, how, z_dot, x_dot, w_dot, params_dot):
     z, x, w, params = tensors
-    f, g, _ = tangents(z, x, None, w, params, z_dot, x_dot, params_dot, *how)
-    if w_dot is None:
-        return f, g
-    f_w, g_w = potential_and_grad(z, x, w_dot, params, *how)
-    return f + f_w, g + g_w
+    moved = along_w = (None, None)
+    if any(t is not None for t in (z_dot, x_dot, params_dot)):
+        moved = tangents(z, x, None, w, params, z_dot, x_dot, params_dot, *how)[:2]
+    if w_dot is not None:
+        along_w = potential_and_grad(z, x, w_dot, params, *how)
+    return tuple(map(_sum, moved, along_w))
 
 
 # -- params_grad ----------------------------------------------------------------------------------
@@ -121,7 +125,9 @@ def _params_grad_backward(tensors, how, needs, c):
 
 def _params_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
     z, x, v, w, params = tensors
-    _, _, along_rest = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
+    along_rest = None
+    if any(t is not None for t in (z_dot, x_dot, params_dot)):
+        _, _, along_rest = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
     return _sum(
         along_rest,
         None if v_dot is None else params_grad(z, x, v_dot, w, params, *how),
@@ -232,9 +238,10 @@ def _form_and_grads_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot, held_dot)
     first = lambda t: t if t is None else t[..., : u.shape[-2], :].contiguous()
     rows, rows_dot = (u, points, first(v), w, params), (u_dot, points_dot, first(v_dot), *dots[1:])
     pairs = (points, points, v, w, params)
+    half = _potential_grad_jvp(rows, how, *rows_dot)
     return (
         _form_jvp((points, v, w, params), how, points_dot, *dots),
-        2 * _potential_grad_jvp(rows, how, *rows_dot),
+        None if half is None else 2 * half,
         _params_grad_jvp(pairs, how, points_dot, points_dot, *dots),
     )
 

@@ -170,6 +170,8 @@ class Operator:
     def backward(self, ctx, *upstream):
         tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[: self._count]
+        if all(t is None for t in upstream):
+            return (None,) * (self._count + _STATIC)
 
         def pull(*upstream):
             grads = self.rule(tensors, ctx.how, needs, *upstream)

@@ -106,7 +106,7 @@ def witness(
         kernel, backend, precision: as in `potential`.
 
     Returns:
-        (…, n). The flow of x towards y descends it.
+        (…, n), twice differentiable. The flow of x towards y descends it.
 
     Raises:
         TypeError, ValueError, BackendError: as in `potential`; ValueError for an empty sample.
@@ -128,7 +128,8 @@ def witness_grad(
     Args, Raises: as in `witness`.
 
     Returns:
-        (…, n, d). ∂MMD²_biased(x, y)/∂xᵢ = (2/N) ∇f(xᵢ).
+        (…, n, d). ∂MMD²_biased(x, y)/∂xᵢ = (2/N) ∇f(xᵢ). Differentiable once, in z, x, y and the
+        kernel's parameters: it is a first derivative itself.
     """
     how = (False, precision, backend)
     return _witness("witness_grad", bilinear.potential_grad, z, x, y, kernel, how)

@@ -33,7 +33,7 @@ def kernel_matrix(
         precision: "highest", or "high" for faster passes where the backend has them.
 
     Returns:
-        (…, n, m), differentiable in x, y and the kernel's parameters.
+        (…, n, m), twice differentiable in x, y and the kernel's parameters.
 
     Raises:
         TypeError, ValueError: x and y do not fit together.
@@ -113,7 +113,8 @@ def potential_grad(
         w: weights, (…, m).
 
     Returns:
-        (…, n, d). Differentiable once more, in z, x, w and the kernel's parameters.
+        (…, n, d). Differentiable once, in z, x, w and the kernel's parameters: it is a first
+        derivative itself.
 
     Raises:
         TypeError, ValueError, BackendError: as in `potential`.
@@ -141,7 +142,7 @@ def potential_and_grad(
     Args, Raises: as in `potential_grad`.
 
     Returns:
-        f, (…, n), and g, (…, n, d). Differentiable once more.
+        f, (…, n), twice differentiable as `potential`, and g, (…, n, d), once as `potential_grad`.
     """
     like = likeness(("potential_and_grad", backend, precision), z, x, w)
     if (known := kernel.prepared.get(like)) is not None:

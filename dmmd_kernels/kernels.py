@@ -316,7 +316,8 @@ def mixture(kernels: Sequence[Kernel], weights: Sequence[Parameter] | None = Non
         raise ValueError(
             f"mixture: weights must have one entry per kernel, {len(kernels)}, got {len(weights)}"
         )
-    terms = [(w * k).terms for w, k in zip(weights, kernels, strict=True)]
+    # By its name: for torch.compile, k * w with a tensor w is a product of tensors, and fails.
+    terms = [k.__mul__(w).terms for w, k in zip(weights, kernels, strict=True)]
     return Kernel(sum(terms, ()))
 
 

@@ -25,7 +25,7 @@ from torch.autograd import forward_ad
 
 from dmmd_kernels.autograd.batched import one_by_one
 from dmmd_kernels.autograd.recorded import check_recorded, refuse_onnx
-from dmmd_kernels.autograd.routes import recordable, routes
+from dmmd_kernels.autograd.routes import functions, recordable
 from dmmd_kernels.backends.choice import pick
 from dmmd_kernels.kernels import PLAIN, Mixture
 
@@ -84,7 +84,7 @@ class Operator:
             f"{name}({arguments}, {_HOW}) -> {results}", tags=(torch.Tag.pt2_compliant_tag,)
         )
         self._op = getattr(torch.ops.dmmd, name).default
-        self.eager, self._transformed, dispatched = routes(self)
+        self.eager, self._transformed, dispatched = functions(self)
         _LIBRARY.impl(name, self._run_recorded, "CompositeExplicitAutograd")
         _LIBRARY.impl(name, dispatched, "Autograd")
         _LIBRARY.impl(name, self._transformed, "FuncTorchDynamicLayerFrontMode")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def routes(operator: Any) -> tuple[Callable, Callable, Callable]:
+def functions(operator: Any) -> tuple[Callable, Callable, Callable]:
     """The operator for eager code, for torch.func and forward mode, and for torch's dispatcher.
 
     They differ in cost: torch takes four times as long over a separate setup_context. Eager code

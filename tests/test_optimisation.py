@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dmmd_kernels.systems.dmmd.step import State, accumulate, batch_of, learning_rate, train_step
 
 from dmmd_kernels.data import augmented
 from dmmd_kernels.runs.run import DATASETS, make_kernel, make_schedule
+from dmmd_kernels.systems.dmmd.step import State, accumulate, batch_of, learning_rate, train_step
 from tests.runs import IMAGES
 
 SCHEDULE = make_schedule(IMAGES)

@@ -14,7 +14,14 @@ def close(got, expected):
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+# linearize takes a second a call.
+each_transform = pytest.mark.parametrize(
+    "transform",
+    [pytest.param(t, marks=pytest.mark.slow) if t == "linearize" else t for t in TRANSFORMS],
+)
+
+
+@each_transform
 @pytest.mark.parametrize("name", OPS)
 def test_an_op_is_plain_torch_or_says_what_it_lacks(name, transform):
     (ours, plain, has), (of, takes) = OPS[name], TRANSFORMS[transform]
@@ -27,7 +34,7 @@ def test_an_op_is_plain_torch_or_says_what_it_lacks(name, transform):
         close(call(Z), of(lambda z: plain(kernel.dense, z))(Z))
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@each_transform
 @pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.order > 1])
 def test_a_linear_kernel_is_plain_torch(name, transform):
     ours, plain, _ = OPS[name]

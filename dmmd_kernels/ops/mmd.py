@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dmmd_kernels.autograd import bilinear, row_sums
+from dmmd_kernels.autograd import bilinear, forms, row_sums
 from dmmd_kernels.backends.clouds import joined
 from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_jit_tracing, is_tracing
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
@@ -203,10 +203,10 @@ def _quadratic_form(
     """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep."""
     tensors, statics = (u, v, w, mixture.params), (mixture.profiles, *how)
     if not ((mixture.params.requires_grad or u.requires_grad) and _in_one_sweep()):
-        return run("mmd2", bilinear.quadratic_form, tensors, statics)
-    operator = bilinear.quadratic_form_and_grad
+        return run("mmd2", forms.quadratic_form, tensors, statics)
+    operator = forms.quadratic_form_and_grad
     if mixture.params.requires_grad:
-        operator = bilinear.quadratic_form_and_grads
+        operator = forms.quadratic_form_and_grads
     return run("mmd2", operator, (*tensors, held), statics)[0]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
-from dmmd_kernels.autograd import bilinear
+from dmmd_kernels.autograd import forms
 from dmmd_kernels.autograd.batched import one_by_one
 from dmmd_kernels.autograd.register import Operator
 from dmmd_kernels.autograd.routes import recordable
@@ -207,4 +207,4 @@ def _gradient_anew(prepared: PreparedForm, x: Tensor, y: Tensor, s: Tensor) -> T
     profiles, params = prepared.mixture
     tensors = (_centred(u) if prepared.is_centred else u, prepared.v, prepared.w, params)
     needs = (True, False, False, False)
-    return bilinear.quadratic_form.rule(tensors, (profiles, *prepared.how), needs, s)[0]
+    return forms.quadratic_form.rule(tensors, (profiles, *prepared.how), needs, s)[0]

@@ -1,5 +1,6 @@
 """MMD and its gradient flow for millions of particles, in linear memory."""
 
+from dmmd_kernels.autograd.recorded import refuse_scripting
 from dmmd_kernels.backends.choice import BackendError, regime, tune
 from dmmd_kernels.kernels import (
     Kernel,
@@ -81,3 +82,5 @@ __all__ = [
     "witness",
     "witness_grad",
 ]
+
+refuse_scripting({name: globals()[name] for name in __all__})

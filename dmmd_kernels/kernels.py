@@ -107,7 +107,10 @@ class Kernel:
 
     def lower(self, points: Tensor) -> Lowered:
         """The compiled form, for points (…, d); kept for the next call when all are numbers."""
-        key = (points.shape[-1], points.dtype, points.device)
+        d = points.shape[-1]
+        if is_jit_tracing():  # a tensor then, whose reciprocal would be of single precision
+            return self._lower(int(d), points.dtype, points.device)
+        key = (d, points.dtype, points.device)
         if self.parameters or torch.compiler.is_compiling() or type(points) not in PLAIN:
             return self._lower(*key)
         lowered = self._lowered.get(key)
@@ -144,10 +147,16 @@ class Kernel:
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
+def is_jit_tracing() -> bool:
+    """Whether torch.jit.trace records the code: sizes are tensors then."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
 def is_tracing() -> bool:
     """Whether torch is transforming or recording the code, so that no tensor may be kept."""
     return (
         torch.compiler.is_compiling()
+        or torch._C._is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
     )
@@ -204,7 +213,12 @@ def _table_of_numbers(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """(L, 3), and where a learned value belongs, (L, 3) of bool for each None."""
     rows = lambda values, dtype: torch.tensor(values, dtype=dtype, device=device).view(-1, 3)
-    table = rows([0.0 if number is None else number for number in numbers], dtype)
+    values = [0.0 if number is None else number for number in numbers]
+    if torch.compiler.is_dynamo_compiling():  # torch.tensor would be compiled anew for each value
+        one = torch.ones((), dtype=torch.float64, device=device)
+        table = torch.stack([one * value for value in values]).to(dtype).view(-1, 3)
+    else:
+        table = rows(values, dtype)
     learned = [i for i, number in enumerate(numbers) if number is None]
     places = [rows([i == place for i in range(len(numbers))], torch.bool) for place in learned]
     return table, tuple(places)
@@ -306,7 +320,7 @@ def polynomial(degree: int = 3, gamma: Parameter | None = None, coef: Parameter 
         raise ValueError(f"polynomial: degree must be a whole number of at least 1, got {degree!r}")
     if gamma is not None:
         gamma = _positive("polynomial", "gamma", gamma)
-    if not isinstance(coef, Tensor) and not (math.isfinite(coef) and coef >= 0):
+    if not isinstance(coef, Tensor) and not 0 <= coef < math.inf:
         raise ValueError(f"polynomial: coef must be a number of at least 0, got {coef}")
     label = f"polynomial({degree}, {_show(gamma)}, {_show(coef)})"
     return _kernel(f"polynomial{degree}", scale=gamma, shape=coef, label=label)
@@ -322,7 +336,8 @@ def mixture(kernels: Sequence[Kernel], weights: Sequence[Parameter] | None = Non
         raise ValueError(
             f"mixture: weights must have one entry per kernel, {len(kernels)}, got {len(weights)}"
         )
-    terms = [(w * k).terms for w, k in zip(weights, kernels, strict=True)]
+    # By its name: for torch.compile, k * w with a tensor w is a product of tensors, and fails.
+    terms = [k.__mul__(w).terms for w, k in zip(weights, kernels, strict=True)]
     return Kernel(sum(terms, ()))
 
 
@@ -335,10 +350,12 @@ def _positive(owner: str, name: str, value: Parameter) -> Parameter:
         if not value.is_floating_point():
             raise TypeError(f"{owner}: {name} must be a floating-point tensor, got {value.dtype}")
         return value
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:  # math.isfinite takes no number that a compiler follows
         raise ValueError(f"{owner}: {name} must be a positive finite number, got {value}")
-    return float(value)
+    return value if torch.compiler.is_compiling() else float(value)
 
 
 def _show(value: Parameter | None) -> str:
-    return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    if isinstance(value, Tensor):
+        return f"tensor{tuple(value.shape)}"
+    return "…" if torch.compiler.is_compiling() else repr(value)  # a symbol has no digits

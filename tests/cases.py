@@ -151,10 +151,11 @@ def compiled_form(name: str, points: Tensor) -> Mixture:
 
 
 # Where an op's coefficients stand among its tensors, and where its mixture does.
-_COEFFICIENTS = {"kernel_matrix": (), "potential": (2,), "potential_and_grad": (2,)}
+_COEFFICIENTS = {"kernel_matrix": ()}
+_COEFFICIENTS |= dict.fromkeys(("potential", "potential_and_grad", "tangent"), (2,))
 _FORMS = ("quadratic_form", "quadratic_form_and_grad", "quadratic_form_and_grads")
 _COEFFICIENTS |= dict.fromkeys(_FORMS, (1, 2))
-_PLACE = {"kernel_matrix": 2, "potential": 3, "potential_and_grad": 3}
+_PLACE = {"kernel_matrix": 2, "potential": 3, "potential_and_grad": 3, "tangent": 3}
 _PLACE |= dict.fromkeys(_FORMS, 3)
 _FEW = 64  # entries
 
@@ -243,5 +244,6 @@ def every_function(name, z, x, v, w, mixture, skip=False):
     assert_as_accurate("tangents", name, (z, x, v, w, a, b, c), mixture, skip)
     assert_as_accurate("tangents", name, (z, x, v, w, a, None, None), mixture, skip)
     assert_as_accurate("tangent_grad", name, (z, x, v, w, a, b, c), mixture, skip)
+    assert_as_accurate("tangent", name, (z, x, w, a, b, c), mixture, skip)
     if mixture.is_radial:
         assert_as_accurate("kernel_matrix", name, (z, x), mixture)

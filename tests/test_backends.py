@@ -34,6 +34,7 @@ FUNCTIONS = [
     "quadratic_form_and_grads",
     "row_sums",
     "row_sums_grad",
+    "tangent",
     "tangent_grad",
     "tangents",
     "why_not",

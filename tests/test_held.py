@@ -28,14 +28,14 @@ def test_its_gradients_are_those_of_the_plain_call():
 
 
 def test_the_kept_term_visits_no_pair_of_y_again(monkeypatch):
-    from dmmd_kernels.autograd import bilinear
+    from dmmd_kernels.autograd import forms
 
     y, x = torch.randn(6, 2, device=DEVICE), torch.randn(5, 2, device=DEVICE)
     held = dk.hold(y, dk.gaussian(1.0))
     sizes = []
-    form = bilinear.quadratic_form
+    form = forms.quadratic_form
     count = lambda u, *rest: sizes.append(len(u)) or form(u, *rest)
-    monkeypatch.setattr(bilinear, "quadratic_form", count)
+    monkeypatch.setattr(forms, "quadratic_form", count)
     held.mmd2(x)
     assert sizes == [5]
 

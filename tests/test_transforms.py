@@ -6,7 +6,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import dmmd_kernels as dk
-from dmmd_kernels.autograd import row_sums
+from dmmd_kernels.autograd import bilinear, row_sums
 from tests.cases import DEVICE, KERNELS, compiled_form, each_kernel, problem
 
 SIGMA = torch.tensor(0.9, dtype=torch.float64, device=DEVICE)
@@ -228,8 +228,29 @@ def test_tangents_are_well_behaved_operators_without_a_derivative(name):
     torch.library.opcheck(
         operator, (*arguments, *how), test_utils=("test_schema", "test_faketensor")
     )
+    results = operator(z.requires_grad_(), *arguments[1:], *how)
+    g = results if name == "tangent_grad" else results[1]
     with pytest.raises(NotImplementedError, match="a third was asked for"):
-        operator(z.requires_grad_(), *arguments[1:], *how)[0].sum().backward()
+        g.sum().backward()
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_tangent_of_a_potential_has_every_derivative_and_those_have_none(p):
+    """It is first order, so it has one more in every mode, in points, weights and directions."""
+    z, x, _, w = problem(3, 4, 2, p, dtype=torch.float64)
+    mixture = compiled_form("gaussians", z)
+    tensors = (z, x, w, mixture.params, z.flip(0), x.flip(0), mixture.params.flip(0))
+    tensors = tuple(t.detach().clone().requires_grad_() for t in tensors)
+    how = (mixture.profiles, False, "highest", "auto")
+    call = lambda *tensors: bilinear.tangent(*tensors, *how)
+    checks = dict(check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert torch.autograd.gradcheck(call, tensors, **checks)
+    first = lambda *tensors: bilinear.tangents(*tensors[:2], None, *tensors[2:], *how)[0]
+    if p == 1:
+        assert torch.autograd.gradcheck(first, tensors)
+    g = torch.autograd.grad(call(*tensors).sum(), tensors[0], create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="a third was asked for"):
+        g.sum().backward()
 
 
 @pytest.mark.parametrize("escape", [lambda z: z, lambda z: 1.0 * z.detach()])
@@ -252,13 +273,6 @@ def test_vmap_of_the_backward_of_an_eager_call(op, kernel):
     pull = lambda v: torch.autograd.grad(f, (x, w), v, retain_graph=True)
     alone = [torch.stack(gradients) for gradients in zip(*map(pull, upstream), strict=True)]
     torch.testing.assert_close(vmap(pull)(upstream), tuple(alone))
-
-
-def test_jacfwd_of_jacfwd_is_refused():
-    z, x, w = inputs()
-    f = lambda z: dk.potential(z, x, w, KERNELS["gaussian"]).sum()
-    with pytest.raises(NotImplementedError, match="a third was asked for"):
-        jacfwd(jacfwd(f))(z)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -6,21 +6,20 @@ All are derivatives of one bilinear form of two clouds z, x with coefficients c_
 
     potential      = ∂E/∂v        potential_grad = ∂E/∂z        params_grad = ∂E/∂θ
     ∂E/∂x and ∂E/∂w are the same operators with (z, v) and (x, w) exchanged
-    tangents       = the derivative of all three along (ż, ẋ, θ̇), tangent_grad of the second alone
+    tangents       = the derivative of all three along (ż, ẋ, θ̇); tangent of the first alone, and
+                     tangent_grad of the second
 
-so first derivatives need no operator of their own, and second ones need `tangents` alone.
+so first derivatives need no operator of their own, and second ones need `tangents` alone. E of one
+cloud with itself is in forms.py.
 Derivations: docs/derivations.md.
 """
 
-import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from dmmd_kernels.autograd.register import Operator
-from dmmd_kernels.backends.clouds import joined
 
 
-def _sum(*parts: Tensor | None) -> Tensor | None:
+def added(*parts: Tensor | None) -> Tensor | None:
     present = [p for p in parts if p is not None]
     return sum(present[1:], present[0]) if present else None
 
@@ -49,15 +48,16 @@ def _potential_jvp(tensors, how, z_dot, x_dot, w_dot, params_dot):
     along_w = None if w_dot is None else potential(z, x, w_dot, params, *how)
     if z_dot is None and x_dot is None and params_dot is None:
         return along_w
-    v = z.new_zeros(z.shape[-2], w.shape[-1])  # only f is wanted
-    f, _, _ = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
-    return _sum(f, along_w)
+    if x_dot is None and params_dot is None and w.shape[-1] == 1:
+        pulled = (z_dot * potential_grad(z, x, None, w, params, *how)).sum(-1, keepdim=True)
+        return added(pulled, along_w)
+    return added(tangent(z, x, w, params, z_dot, x_dot, params_dot, *how), along_w)
 
 
 # -- potential_grad -------------------------------------------------------------------------------
 
 
-def _second_order(tensors, how, needs, along_z, along_params):
+def second_order(tensors, how, needs, along_z, along_params):
     """Gradients of ⟨along_z, ∂E/∂z⟩ + ⟨along_params, ∂E/∂θ⟩ in (z, x, v, w, θ)."""
     z, x, v, w, params = tensors
     dz = dx = dv = dw = dparams = None
@@ -74,13 +74,16 @@ def _second_order(tensors, how, needs, along_z, along_params):
 
 
 def _potential_grad_backward(tensors, how, needs, u):
-    return _second_order(tensors, how, needs, u.contiguous(), None)
+    return second_order(tensors, how, needs, u.contiguous(), None)
 
 
-def _potential_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
+def potential_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
     z, x, v, w, params = tensors
-    return _sum(
-        tangent_grad(z, x, v, w, params, z_dot, x_dot, params_dot, *how),
+    moved = None
+    if any(t is not None for t in (z_dot, x_dot, params_dot)):
+        moved = tangent_grad(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
+    return added(
+        moved,
         None if v_dot is None else potential_grad(z, x, v_dot, w, params, *how),
         None if w_dot is None else potential_grad(z, x, v, w_dot, params, *how),
     )
@@ -90,141 +93,114 @@ def _potential_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
 
 
 def _both_backward(tensors, how, needs, v, u):
-    z, x, w, params = tensors
-    first = _potential_backward(tensors, how, needs, v)
-    dz, dx, _, dw, dparams = _second_order(
-        (z, x, None, w, params), how, (*needs[:2], False, *needs[2:]), u.contiguous(), None
-    )
-    return tuple(map(_sum, first, (dz, dx, dw, dparams)))
+    z, x, w, params = tensors[:4]
+    first = second = (None,) * 4
+    if v is not None:
+        first = _potential_backward((z, x, w, params), how, needs, v)
+    if u is not None:
+        pairs, needs = (z, x, None, w, params), (*needs[:2], False, *needs[2:])
+        dz, dx, _, dw, dparams = second_order(pairs, how, needs, u.contiguous(), None)
+        second = (dz, dx, dw, dparams)
+    return tuple(map(added, first, second))
 
 
 def _both_jvp(tensors, how, z_dot, x_dot, w_dot, params_dot):
     z, x, w, params = tensors
-    f, g, _ = tangents(z, x, None, w, params, z_dot, x_dot, params_dot, *how)
-    if w_dot is None:
-        return f, g
-    f_w, g_w = potential_and_grad(z, x, w_dot, params, *how)
-    return f + f_w, g + g_w
+    moved = along_w = (None, None)
+    if any(t is not None for t in (z_dot, x_dot, params_dot)):
+        moved = tangents(z, x, None, w, params, z_dot, x_dot, params_dot, *how)[:2]
+    if w_dot is not None:
+        along_w = potential_and_grad(z, x, w_dot, params, *how)
+    return tuple(map(added, moved, along_w))
 
 
 # -- params_grad ----------------------------------------------------------------------------------
 
 
 def _params_grad_backward(tensors, how, needs, c):
-    return _second_order(tensors, how, needs, None, c.contiguous())
+    return second_order(tensors, how, needs, None, c.contiguous())
 
 
-def _params_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
+def params_grad_jvp(tensors, how, z_dot, x_dot, v_dot, w_dot, params_dot):
     z, x, v, w, params = tensors
-    _, _, along_rest = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
-    return _sum(
+    along_rest = None
+    if any(t is not None for t in (z_dot, x_dot, params_dot)):
+        _, _, along_rest = tangents(z, x, v, w, params, z_dot, x_dot, params_dot, *how)
+    return added(
         along_rest,
         None if v_dot is None else params_grad(z, x, v_dot, w, params, *how),
         None if w_dot is None else params_grad(z, x, v, w_dot, params, *how),
     )
 
 
-# -- quadratic_form -------------------------------------------------------------------------------
+# -- tangent --------------------------------------------------------------------------------------
 
 
-def _pulling(how):
-    """A radial pair i = i pulls nowhere. Left out, it leaves no rounding in second derivatives."""
-    profiles, skip_diagonal, *rest = how
-    return profiles, skip_diagonal or not profiles.startswith("polynomial"), *rest
-
-
-def _form_backward(tensors, how, needs, s):
-    """c is symmetric, so both roles of u contribute alike."""
-    u, v, w, params = tensors
-    s = s[..., None, None]
-    sv = (s * v).to(u.dtype)
+def _tangent_backward(tensors, how, needs, h):
+    """With v = h, ⟨h, ḟ⟩ is E along the direction: its gradients are tangents of those of E."""
+    z, x, w, params, a, b, c = tensors
+    h = h.contiguous()
+    dw = dx = dparams = None
+    if needs[3]:
+        dw, dx, dparams = tangents(x, z, w, h, params, b, a, c, *how)
+    else:
+        dx = tangent_grad(x, z, w, h, params, b, a, c, *how) if needs[1] else None
+        dw = tangent(x, z, h, params, b, a, c, *how) if needs[2] else None
     return (
-        2 * potential_grad(u, u, sv, w, params, *_pulling(how)) if needs[0] else None,
-        (s * potential(u, u, w, params, *how)).to(u.dtype) if needs[1] else None,
-        potential(u, u, sv, params, *how) if needs[2] else None,
-        params_grad(u, u, sv, w, params, *how) if needs[3] else None,
+        tangent_grad(z, x, h, w, params, a, b, c, *how) if needs[0] else None,
+        dx,
+        dw,
+        dparams,
+        potential_grad(z, x, h, w, params, *how) if needs[4] else None,
+        potential_grad(x, z, w, h, params, *how) if needs[5] else None,
+        params_grad(z, x, h, w, params, *how) if needs[6] else None,
     )
 
 
-def _form_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot):
-    u, v, w, params = tensors
-    f = _potential_jvp((u, u, w, params), how, u_dot, u_dot, w_dot, params_dot)
-    along_v = None if v_dot is None else (v_dot * potential(u, u, w, params, *how)).sum((-2, -1))
-    total = _sum(None if f is None else (v * f).sum((-2, -1)), along_v)
-    return None if total is None else total.to(params.dtype)
+def _tangent_jvp(tensors, how, z_dot, x_dot, w_dot, params_dot, a_dot, b_dot, c_dot):
+    z, x, w, params, a, b, c = tensors
+    f = None
+    if any(t is not None for t in (a_dot, b_dot, c_dot)):
+        f = tangent(z, x, w, params, a_dot, b_dot, c_dot, *how)
+    along_w = None if w_dot is None else tangent(z, x, w_dot, params, a, b, c, *how)
+    if z_dot is None and x_dot is None and params_dot is None:
+        return added(f, along_w)
+    twice = _twice_along(tensors, how, z_dot, x_dot, params_dot)
+    return added(twice, f, along_w)
 
 
-# -- quadratic_form_and_grads ---------------------------------------------------------------------
-# s of the points u and, after them, of `held`, with g = ∂s/∂u, and with q = ∂s/∂θ or without, all
-# from one sweep. As g and q are results of the operator and not only kept for its backward,
-# differentiating s twice is differentiating them once.
+def _twice_along(tensors, how, z_dot, x_dot, params_dot):
+    """f̈ along (a, b, c) and (ż, ẋ, θ̇), with every row and column of it a block of its own.
+
+    A block's f is its E, so f̈ = ⟨ż, ∂Ė/∂z⟩ + ⟨ẋ, ∂Ė/∂x⟩ + ⟨θ̇, ∂Ė/∂θ⟩. The second is n m d numbers.
+    """
+    z, x, w, params, a, b, c = tensors
+    shape = (*_batch(*tensors, z_dot, x_dot, params_dot), z.shape[-2], w.shape[-1])
+    row = lambda t: t if t is None else t[..., :, None, None, :]
+    every = lambda t: t if t is None else t[..., None, None, :, :]
+    column = w.mT[..., None, :, :, None]
+    blocks = (row(z), every(x), column, every(params), row(a), every(b), every(c))
+    z, x, w, params, a, b, c = (_as_blocks(t, shape) for t in blocks)
+    one = w.new_ones(1, 1)
+    _, g, q = tangents(z, x, one, w, params, a, b, c, *how)
+    along = []
+    if z_dot is not None:
+        along.append(g * _as_blocks(row(z_dot), shape))
+    if x_dot is not None:
+        pulled = tangent_grad(x, z, w, one, params, b, a, c, *how)
+        along.append(pulled * _as_blocks(every(x_dot), shape))
+    if params_dot is not None:
+        along.append((q * _as_blocks(every(params_dot), shape)).to(z.dtype))
+    return sum(t.sum((-2, -1)) for t in along).unflatten(0, shape)
 
 
-def _form_and_grad_backward(tensors, how, needs, s, along_u):
-    return _form_and_grads_backward((*tensors, None), how, needs, s, along_u, None)
+def _batch(*tensors):
+    return next((t.shape[:1] for t in tensors if t is not None and t.ndim == 3), ())
 
 
-def _form_and_grad_jvp(tensors, how, *dots):
-    return _form_and_grads_jvp(tensors, how, *dots)[:2]
-
-
-def _form_and_grads_backward(tensors, how, needs, s, along_u, along_params):
-    u, v, w, params, held, _s, g, q = tensors
-    points = joined(u, held)
-    first = second = (None,) * 5  # in u, in all points, in v, w and the parameters
-    if s is not None:
-        rest = (needs[4], *needs[1:3], needs[3] and q is None)
-        _, dv, dw, dparams = both = _form_backward((points, v, w, params), how, rest, s)
-        s = s[..., None, None]
-        du = None if needs[4] else (s * g).to(u.dtype)  # or it is among those of all points
-        first = (du, both[0], dv, dw, dparams if q is None else s * q)
-    if along_u is not None or along_params is not None:
-        pairs = (u, points, v, w, params)
-        second = _form_second_order(pairs, how, needs, along_u, along_params)
-    du, dpoints, *others = map(_sum, first, second)
-    if held is None or dpoints is None:
-        return _sum(du, dpoints), *others, None
-    mine, theirs = dpoints.split([u.shape[-2], held.shape[-2]], -2)
-    return _sum(du, mine), *others, theirs
-
-
-def _form_second_order(tensors, how, needs, along_u, along_params):
-    """Gradients of ⟨along_u, ∂s/∂u⟩ + ⟨along_params, ∂s/∂θ⟩ in u, all points, v, w and θ."""
-    u, points, v, w, params = tensors
-    needs = (needs[0], needs[0] or needs[4], *needs[1:4])
-    twice = None if along_u is None else 2 * along_u.contiguous()
-    n, held = u.shape[-2], points.shape[-2] - u.shape[-2]
-    if along_params is not None:
-        pairs, along = (points, points, v, w, params), along_params.contiguous()
-        dz, dx, *rest = _second_order(
-            pairs, how, needs[1:2] + needs[1:], _padded(twice, held), along
-        )
-        return None, _sum(dz, dx), *rest
-    pairs = (u, points, v[..., :n, :].contiguous(), w, params)
-    dz, dx, dv, *rest = _second_order(pairs, _pulling(how), needs, twice, None)
-    return dz, dx, _padded(dv, held), *rest
-
-
-def _padded(t, rows):
-    """With rows of zeros after its own."""
-    return t if t is None or rows == 0 else pad(t, (0, 0, 0, rows))
-
-
-def _form_and_grads_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot, held_dot):
-    u, v, w, params, held = tensors
-    points, dots = joined(u, held), (v_dot, w_dot, params_dot)
-    points_dot = u_dot
-    if held is not None and (u_dot is not None or held_dot is not None):
-        parts = ((u, u_dot), (held, held_dot))
-        points_dot = joined(*(torch.zeros_like(t) if dot is None else dot for t, dot in parts))
-    first = lambda t: t if t is None else t[..., : u.shape[-2], :].contiguous()
-    rows, rows_dot = (u, points, first(v), w, params), (u_dot, points_dot, first(v_dot), *dots[1:])
-    pairs = (points, points, v, w, params)
-    return (
-        _form_jvp((points, v, w, params), how, points_dot, *dots),
-        2 * _potential_grad_jvp(rows, how, *rows_dot),
-        _params_grad_jvp(pairs, how, points_dot, points_dot, *dots),
-    )
+def _as_blocks(t, shape):
+    """(…, rows, columns) as one block for each entry of the shape."""
+    return t if t is None else t.expand(*shape, *t.shape[-2:]).flatten(0, len(shape) - 1)
 
 
 # -- tangents -------------------------------------------------------------------------------------
@@ -232,16 +208,30 @@ def _form_and_grads_jvp(tensors, how, u_dot, v_dot, w_dot, params_dot, held_dot)
 
 def _refuse(*_):
     raise NotImplementedError(
-        "dmmd_kernels: the ops have first and second derivatives, and a third was asked for; "
-        "for third order write the kernel in plain torch"
+        "dmmd_kernels: kernels have first and second derivatives here, and a third was asked for: "
+        "potential_grad, witness_grad and potential_and_grad are first ones, so they have one "
+        "more; for third order write the kernel in plain torch"
     )
 
 
+def _tangents_backward(tensors, how, needs, along_f, along_g, along_q):
+    """Of ḟ alone, as of `tangent`; ġ and q̇ are second derivatives."""
+    if along_g is not None or along_q is not None:
+        _refuse()
+    if along_f is None:
+        return (None,) * 8
+    z, x, _v, w, params, a, b, c = tensors[:8]
+    needs = (*needs[:2], *needs[3:])
+    dz, dx, *rest = _tangent_backward((z, x, w, params, a, b, c), how, needs, along_f)
+    return dz, dx, None, *rest
+
+
 _CLOUDS = ["z", "x", "w", "params"]
+_DIRECTION = ["a?", "b?", "c?"]
 _PAIRS = ["z", "x", "v?", "w", "params"]
 
 
-def _by_columns(z, x, w, params):
+def _by_columns(z, x, w, *_):
     return [(z.shape[-2], w.shape[-1])]
 
 
@@ -258,7 +248,7 @@ potential_grad = Operator(
     _PAIRS,
     shapes=lambda z, *_: [z.shape[-2:]],
     backward=_potential_grad_backward,
-    jvp=_potential_grad_jvp,
+    jvp=potential_grad_jvp,
 )
 potential_and_grad = Operator(
     "potential_and_grad",
@@ -269,6 +259,7 @@ potential_and_grad = Operator(
     jvp=_both_jvp,
     has_diagonal=False,
     has_sums=True,
+    saves_results=True,
 )
 params_grad = Operator(
     "params_grad",
@@ -276,51 +267,34 @@ params_grad = Operator(
     shapes=lambda *tensors: [tensors[-1].shape[-2:]],
     params_dtype=(True,),
     backward=_params_grad_backward,
-    jvp=_params_grad_jvp,
+    jvp=params_grad_jvp,
 )
-quadratic_form = Operator(
-    "quadratic_form",
-    ["u", "v", "w", "params"],
-    shapes=lambda *_: [()],
-    params_dtype=(True,),
-    backward=_form_backward,
-    jvp=_form_jvp,
-)
-quadratic_form_and_grad = Operator(
-    "quadratic_form_and_grad",
-    ["u", "v", "w", "params", "held?"],
-    shapes=lambda u, *_: [(), u.shape[-2:]],
-    params_dtype=(True, False),
-    backward=_form_and_grad_backward,
-    jvp=_form_and_grad_jvp,
-    saves_results=True,
-)
-quadratic_form_and_grads = Operator(
-    "quadratic_form_and_grads",
-    ["u", "v", "w", "params", "held?"],
-    shapes=lambda u, v, w, params, _: [(), u.shape[-2:], params.shape[-2:]],
-    params_dtype=(True, False, True),
-    backward=_form_and_grads_backward,
-    jvp=_form_and_grads_jvp,
-    saves_results=True,
+tangent = Operator(
+    "tangent",
+    [*_CLOUDS, *_DIRECTION],
+    shapes=_by_columns,
+    backward=_tangent_backward,
+    jvp=_tangent_jvp,
+    has_sums=True,
 )
 tangent_grad = Operator(
     "tangent_grad",
-    [*_PAIRS, "a?", "b?", "c?"],
+    [*_PAIRS, *_DIRECTION],
     shapes=lambda z, *_: [z.shape[-2:]],
     backward=_refuse,
     jvp=_refuse,
 )
 tangents = Operator(
     "tangents",
-    [*_PAIRS, "a?", "b?", "c?"],
+    [*_PAIRS, *_DIRECTION],
     shapes=lambda z, x, v, w, params, *_: [
         (z.shape[-2], w.shape[-1]),
         z.shape[-2:],
         params.shape[-2:],
     ],
     params_dtype=(False, False, True),
-    backward=_refuse,
+    backward=_tangents_backward,
     jvp=_refuse,
     has_sums=True,
+    saves_results=True,
 )

@@ -3,9 +3,12 @@
 The derivatives of an operator are written once, as rules, and reach torch on three routes:
 
     plain eager code                  an autograd.Function, or no wrapping at all without grad
-    compile, export, fake tensors     torch.library, as dmmd::<name>
-    torch.func and forward mode       an autograd.Function with jvp and vmap; through torch.library
-                                      a dual tensor's tangent would silently be zero
+    compile, export, torch.jit.trace,
+    fake tensors                      torch.library, as dmmd::<name>
+    torch.func and forward mode       an autograd.Function with jvp and vmap
+
+torch.library knows neither torch.func nor forward mode: it would raise, or silently give tangent 0.
+So dmmd::<name> sends both to the third route itself, and a graph that holds it has every transform.
 
 A rule sees the tensors of the call and the static rest `how` = (profiles, skip_diagonal, precision,
 backend), and returns one gradient, or tangent, per tensor.
@@ -16,10 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import unwrap_if_dead
+from torch._C._functorch import is_legacy_batchedtensor, unwrap_if_dead
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
+from dmmd_kernels.autograd.batched import one_by_one
+from dmmd_kernels.autograd.recorded import check_recorded, refuse_onnx
+from dmmd_kernels.autograd.routes import functions, recordable
 from dmmd_kernels.backends.choice import pick
 from dmmd_kernels.kernels import PLAIN, Mixture
 
@@ -77,16 +83,15 @@ class Operator:
         _LIBRARY.define(
             f"{name}({arguments}, {_HOW}) -> {results}", tags=(torch.Tag.pt2_compliant_tag,)
         )
-        _LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"dmmd::{name}", self._fake, lib=_LIBRARY)
-        torch.library.register_autograd(
-            f"dmmd::{name}", self.backward, setup_context=self.save, lib=_LIBRARY
-        )
         self._op = getattr(torch.ops.dmmd, name).default
-        self.eager, self._transformed = _functions(self)
+        self.eager, self._transformed, dispatched = functions(self)
+        _LIBRARY.impl(name, self._run_recorded, "CompositeExplicitAutograd")
+        _LIBRARY.impl(name, dispatched, "Autograd")
+        _LIBRARY.impl(name, self._transformed, "FuncTorchDynamicLayerFrontMode")
+        torch.library.register_fake(f"dmmd::{name}", self._fake, lib=_LIBRARY)
 
     def __call__(self, *arguments):
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch._C._is_tracing():
             return self._in_columns(self._op, arguments)
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return self._in_columns(self._transformed, arguments)
@@ -115,6 +120,12 @@ class Operator:
             return result
         return result.squeeze(-1) if self._single else (result[0].squeeze(-1), *result[1:])
 
+    def _run_recorded(self, *arguments):
+        """From a graph, perhaps on points of other sizes than it was recorded with."""
+        refuse_onnx(self.name)
+        check_recorded(self.name, self.tensors, arguments[: self._count])
+        return self._run(*arguments)
+
     def _run(self, *arguments):
         tensors: list[Any] = _packed(arguments[: self._count])
         profiles, skip_diagonal, precision, backend = arguments[self._count :]
@@ -135,6 +146,7 @@ class Operator:
             return function(*tensors, precision)
 
     def _fake(self, *arguments):
+        refuse_onnx(self.name)
         tensors = arguments[: self._count]
         batch = next((t.shape[:1] for t in tensors if t is not None and t.ndim == 3), ())
         results = tuple(
@@ -143,22 +155,37 @@ class Operator:
         )
         return results[0] if self._single else results
 
+    def tensors_of(self, inputs):
+        return recordable(*inputs[: self._count])
+
     def save(self, ctx, inputs, output):
         ctx.how = inputs[-_STATIC:]
+        tensors = self.tensors_of(inputs)
         if self.saves_results:
             ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*inputs[:-_STATIC], *output)
+            ctx.save_for_backward(*tensors, *output)
         else:
-            ctx.save_for_backward(*inputs[:-_STATIC])
+            ctx.save_for_backward(*tensors)
 
     def backward(self, ctx, *upstream):
         tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[: self._count]
-        grads = self.rule(tensors, ctx.how, needs, *upstream)
-        return (*map(_like, grads, tensors[: self._count], needs), *[None] * _STATIC)
+        if all(t is None for t in upstream):
+            return (None,) * (self._count + _STATIC)
+
+        def pull(*upstream):
+            grads = self.rule(tensors, ctx.how, needs, *upstream)
+            return tuple(map(_like, grads, tensors[: self._count], needs))
+
+        return (*one_by_one(pull, upstream), *[None] * _STATIC)
 
     def jvp(self, ctx, *tangents):
-        return self._jvp(ctx.saved_tensors[: self._count], ctx.how, *tangents[: self._count])
+        """Torch turns forward mode off in here, and so would drop what an outer level follows."""
+        tensors, tangents = ctx.saved_tensors[: self._count], tangents[: self._count]
+        if any(t is not None and is_legacy_batchedtensor(t) for t in tangents):  # none is outside
+            return one_by_one(lambda *tangents: self._jvp(tensors, ctx.how, *tangents), tangents)
+        with forward_ad._set_fwd_grad_enabled(True):
+            return self._jvp(tuple(map(_primal, tensors)), ctx.how, *map(_primal, tangents))
 
     def vmap(self, info, in_dims, *arguments):
         """Adds the mapped dimension in front of, and folds it into, the one batch dimension."""
@@ -188,47 +215,9 @@ class Operator:
         return tuple(map(unfold, result)), (0,) * len(result)
 
 
-def _functions(operator: Operator) -> tuple[Rule, Rule]:
-    """The operator as an autograd Function: for eager code, and for functorch and forward mode.
-
-    They differ in cost: torch takes four times as long over a separate setup_context. Eager code
-    also goes around Function.apply, which only looks for functorch, to the apply beneath.
-    """
-
-    class Eager(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *arguments):
-            results = operator._run(*arguments)
-            operator.save(ctx, arguments, results)
-            return results
-
-        @staticmethod
-        def backward(ctx, *upstream):
-            return operator.backward(ctx, *upstream)
-
-    class Transformed(torch.autograd.Function):
-        @staticmethod
-        def forward(*arguments):
-            return operator._op(*arguments)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            operator.save(ctx, inputs, output)
-            ctx.save_for_forward(*inputs[:-_STATIC])
-
-        @staticmethod
-        def backward(ctx, *upstream):
-            return operator.backward(ctx, *upstream)
-
-        @staticmethod
-        def jvp(ctx, *tangents):
-            return operator.jvp(ctx, *tangents)
-
-        @staticmethod
-        def vmap(info, in_dims, *arguments):
-            return operator.vmap(info, in_dims, *arguments)
-
-    return super(torch.autograd.Function, Eager).apply, Transformed.apply
+def _primal(t: Tensor | None) -> Tensor | None:
+    """t without its tangent of the innermost level; torch.func has no level of torch.autograd's."""
+    return t if t is None else forward_ad.unpack_dual(t, level=0).primal
 
 
 def _has_vectors(tensors: Sequence[Tensor | None]) -> bool:

@@ -47,7 +47,8 @@ def _pull(x, w, o, a, b, how):
 
 def _sums_backward(tensors, how, needs, a, b):
     x, w, o = tensors
-    a, b = a.contiguous(), b.contiguous()
+    a = torch.zeros_like(o) if a is None else a.contiguous()
+    b = torch.zeros_like(o[..., :1]) if b is None else b.contiguous()
     dx = dw = do = None
     if needs[0]:
         dx = _pull(x, w, o, a, b, how)

@@ -181,6 +181,21 @@ def tangents(
     return f, g, q
 
 
+def tangent(
+    z: Tensor,
+    x: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    v = w.new_zeros(z.shape[-2]) if w.ndim == 1 else w.new_zeros(z.shape[-2], w.shape[-1])
+    return tangents(z, x, v, w, kernel, a, b, c, skip_diagonal, precision)[0]
+
+
 def tangent_grad(
     z: Tensor,
     x: Tensor,

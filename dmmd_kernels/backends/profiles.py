@@ -40,9 +40,9 @@ def _polynomial(n: int) -> Profile:
     return Profile(value, first, second, first, second, second)
 
 
-def _off_zero(t: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
-    """value(t), and 0 at the kink t = 0: a point does not push itself. NaN stays NaN."""
-    return torch.where(t == 0, 0.0, value(torch.where(t == 0, 1.0, t)))
+def _off_zero(t: Tensor, value: Callable[[Tensor], Tensor], at_zero: float = 0.0) -> Tensor:
+    """value(t), but constant at the kink t = 0: a point does not push itself. NaN stays NaN."""
+    return torch.where(t == 0, at_zero, value(torch.where(t == 0, 1.0, t)))
 
 
 def _root(t: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ PROFILES = {
         psi_aa=_zero,
     ),
     "laplace": Profile(
-        psi=lambda t, a: torch.exp(-t.sqrt()),
+        psi=lambda t, a: _off_zero(t, lambda t: torch.exp(-t.sqrt()), at_zero=1.0),
         psi_t=lambda t, a: _off_zero(t, lambda t: -0.5 * torch.exp(-t.sqrt()) * t.rsqrt()),
         psi_tt=lambda t, a: _off_zero(
             t, lambda t: 0.25 * torch.exp(-t.sqrt()) * (1 + t.rsqrt()) / t
@@ -102,7 +102,7 @@ PROFILES = {
         psi_aa=_zero,
     ),
     "energy": Profile(
-        psi=lambda t, a: -(t ** (a / 2)),
+        psi=lambda t, a: _off_zero(t, lambda t: -(t ** (a / 2))),
         psi_t=lambda t, a: _off_zero(t, lambda t: -(a / 2) * t ** (a / 2 - 1)),
         psi_tt=lambda t, a: _off_zero(t, lambda t: -(a / 2) * (a / 2 - 1) * t ** (a / 2 - 2)),
         psi_a=lambda t, a: _off_zero(t, lambda t: -0.5 * t.log() * t ** (a / 2)),

@@ -144,6 +144,22 @@ def tangents(
     return f.to(z.dtype), g.to(z.dtype), params
 
 
+def tangent(
+    z: Tensor,
+    x: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    """The derivative of potential alone: f of `tangents`."""
+    v = w.new_zeros(z.shape[-2], w.shape[-1])
+    return tangents(z, x, v, w, kernel, a, b, c, skip_diagonal)[0]
+
+
 def tangent_grad(
     z: Tensor,
     x: Tensor,

@@ -6,6 +6,7 @@ from operator import index
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dmmd_kernels.kernels import Kernel, is_tracing
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
@@ -73,12 +74,17 @@ def check_flow(
     check_no_grad("flow", x, y, weights, *kernel.parameters, *schedules)
 
 
+def _has_tangent(t: Tensor) -> bool:
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None
+
+
 def check_no_grad(op: str, *values: object) -> None:
     if is_tracing():
         raise TypeError(
-            f"{op}: cannot run inside torch.func or vmap; flows are batch dimensions of x"
+            f"{op}: cannot run inside torch.func, vmap or torch.jit.trace; flows are batch "
+            "dimensions of x"
         )
-    if any(isinstance(v, Tensor) and v.requires_grad for v in values):
+    if any(isinstance(v, Tensor) and (v.requires_grad or _has_tangent(v)) for v in values):
         raise ValueError(
             f"{op}: inputs must not require grad, since the flow is not differentiable; "
             "pass .detach(), or write the loop with witness_grad"

@@ -100,7 +100,10 @@ def velocity(
     backend: str = "auto",
     precision: str = "highest",
 ) -> Tensor:
-    """v(z) = -∇f(z), (…, n, d): the velocity at z of the flow of particles x towards data y."""
+    """v(z) = -∇f(z), (…, n, d): the velocity at z of the flow of particles x towards data y.
+
+    Differentiable once, as `witness_grad`.
+    """
     return -witness_grad(z, x, y, kernel, backend=backend, precision=precision)
 
 

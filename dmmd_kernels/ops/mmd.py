@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from dmmd_kernels.autograd import bilinear, row_sums
+from dmmd_kernels.autograd import bilinear, forms, row_sums
 from dmmd_kernels.backends.clouds import joined
-from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_tracing
+from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_jit_tracing, is_tracing
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
 from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, run
 from dmmd_kernels.ops.shortcuts import PreparedForm, is_small, likeness, prepare_sweep
@@ -105,7 +106,7 @@ def witness(
         kernel, backend, precision: as in `potential`.
 
     Returns:
-        (…, n). The flow of x towards y descends it.
+        (…, n), twice differentiable. The flow of x towards y descends it.
 
     Raises:
         TypeError, ValueError, BackendError: as in `potential`; ValueError for an empty sample.
@@ -127,7 +128,8 @@ def witness_grad(
     Args, Raises: as in `witness`.
 
     Returns:
-        (…, n, d). ∂MMD²_biased(x, y)/∂xᵢ = (2/N) ∇f(xᵢ).
+        (…, n, d). ∂MMD²_biased(x, y)/∂xᵢ = (2/N) ∇f(xᵢ). Differentiable once, in z, x, y and the
+        kernel's parameters: it is a first derivative itself.
     """
     how = (False, precision, backend)
     return _witness("witness_grad", bilinear.potential_grad, z, x, y, kernel, how)
@@ -187,7 +189,7 @@ def _joint_points(x, y, weights, estimator) -> tuple[Tensor, Tensor | None, Tens
     MMD² is symmetric, so of two samples the one that moves comes first.
     """
     held = None
-    if torch.is_grad_enabled() and x.requires_grad != y.requires_grad:
+    if x.requires_grad != y.requires_grad and _in_one_sweep():
         if y.requires_grad:
             x, y, weights = y, x, weights and weights[::-1]
         held = y
@@ -200,16 +202,28 @@ def _quadratic_form(
 ) -> Tensor:
     """Σ c_ij K(u_i, u_j); where gradients will be asked for, they come from the same sweep."""
     tensors, statics = (u, v, w, mixture.params), (mixture.profiles, *how)
-    if not torch.is_grad_enabled() or not (mixture.params.requires_grad or u.requires_grad):
-        return run("mmd2", bilinear.quadratic_form, tensors, statics)
-    operator = bilinear.quadratic_form_and_grad
+    if not ((mixture.params.requires_grad or u.requires_grad) and _in_one_sweep()):
+        return run("mmd2", forms.quadratic_form, tensors, statics)
+    operator = forms.quadratic_form_and_grad
     if mixture.params.requires_grad:
-        operator = bilinear.quadratic_form_and_grads
+        operator = forms.quadratic_form_and_grads
     return run("mmd2", operator, (*tensors, held), statics)[0]
 
 
+def _in_one_sweep() -> bool:
+    """Whether the gradient may come with the value: in forward mode it would be followed too, which
+    takes a derivative more, and a trace is run again where other tensors require grad."""
+    if torch.compiler.is_compiling():
+        return torch.is_grad_enabled()
+    is_followed = torch._C._is_tracing() or forward_ad._current_level >= 0
+    return torch.is_grad_enabled() and not is_followed
+
+
 def _uniform(x: Tensor) -> Tensor:
-    return x.new_full((x.shape[-2],), 1 / x.shape[-2])
+    n = x.shape[-2]
+    if is_jit_tracing():  # a tensor then, whose reciprocal would be of single precision
+        return x.new_ones((n,)) / n
+    return x.new_full((n,), 1 / n)
 
 
 def _signed_coefficients(x, y, weights, estimator) -> tuple[Tensor, Tensor]:
@@ -291,9 +305,10 @@ def _joined(a: Tensor, b: Tensor) -> Tensor:
 
 def _linear_coefficients(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """1/n and 1/m, (2, 1); (2, 2) of the products of the two means, (2, 1) of the mean squares."""
-    n, m = len(a), len(b)
-    of_means = a.new_tensor([[n / (n - 1), -1], [-1, m / (m - 1)]])
-    of_squares = a.new_tensor([[1 / (n - 1)], [1 / (m - 1)]])
+    n, m = (t.new_full((1,), t.shape[-1]) for t in (a, b))  # sizes stay alive in a recorded graph
+    across = -torch.ones_like(n)
+    of_means = torch.stack([torch.cat([n / (n - 1), across]), torch.cat([across, m / (m - 1)])])
+    of_squares = torch.stack([1 / (n - 1), 1 / (m - 1)])
     return torch.stack([a[:1], b[:1]]), of_means, of_squares
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmmd_kernels.autograd import bilinear, matrix
 from dmmd_kernels.autograd.register import Operator
+from dmmd_kernels.autograd.routes import recordable
 from dmmd_kernels.kernels import Kernel, Lowered, Mixture
 from dmmd_kernels.ops.checks import check_cloud, check_points, common_batch, one_batch
 from dmmd_kernels.ops.shortcuts import likeness, prepare_sweep
@@ -32,7 +33,7 @@ def kernel_matrix(
         precision: "highest", or "high" for faster passes where the backend has them.
 
     Returns:
-        (…, n, m), differentiable in x, y and the kernel's parameters.
+        (…, n, m), twice differentiable in x, y and the kernel's parameters.
 
     Raises:
         TypeError, ValueError: x and y do not fit together.
@@ -47,6 +48,7 @@ def kernel_matrix(
     if all(mixture.is_radial for mixture in lowered.mixtures):
         prepare_sweep(like, matrix.kernel_matrix, kernel, x, y, (), how)
     parts = []
+    x, y = recordable(x, y)
     for mixture in lowered.mixtures:
         if mixture.is_radial:
             parts.append(sweep("kernel_matrix", matrix.kernel_matrix, (x, y), mixture, how))
@@ -111,7 +113,8 @@ def potential_grad(
         w: weights, (…, m).
 
     Returns:
-        (…, n, d). Differentiable once more, in z, x, w and the kernel's parameters.
+        (…, n, d). Differentiable once, in z, x, w and the kernel's parameters: it is a first
+        derivative itself.
 
     Raises:
         TypeError, ValueError, BackendError: as in `potential`.
@@ -139,7 +142,7 @@ def potential_and_grad(
     Args, Raises: as in `potential_grad`.
 
     Returns:
-        f, (…, n), and g, (…, n, d). Differentiable once more.
+        f, (…, n), twice differentiable as `potential`, and g, (…, n, d), once as `potential_grad`.
     """
     like = likeness(("potential_and_grad", backend, precision), z, x, w)
     if (known := kernel.prepared.get(like)) is not None:
@@ -216,11 +219,13 @@ def _unfold(result: Tensor, batch: torch.Size) -> Tensor:
 def _linear_moment(x: Tensor, w: Tensor, lowered: Lowered) -> Tensor:
     """λ Σⱼ xⱼ wⱼ, (…, d, p), with p = 1 for weights (…, m)"""
     assert lowered.linear is not None
+    x, w = recordable(x, w)
     columns = w.unsqueeze(-1) if w.ndim < x.ndim else w
     return lowered.linear[..., None, None].to(x.dtype) * (x.mT @ columns)
 
 
 def _linear_potential(z: Tensor, x: Tensor, w: Tensor, lowered: Lowered) -> Tensor:
+    (z,) = recordable(z)
     f = z @ _linear_moment(x, w, lowered)
     return f.squeeze(-1) if w.ndim < x.ndim else f
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
-from dmmd_kernels.autograd import bilinear
+from dmmd_kernels.autograd import forms
+from dmmd_kernels.autograd.batched import one_by_one
 from dmmd_kernels.autograd.register import Operator
+from dmmd_kernels.autograd.routes import recordable
 from dmmd_kernels.backends.choice import pick
 from dmmd_kernels.kernels import PLAIN, Kernel, Lowered, Mixture, is_tracing
 
@@ -63,7 +65,10 @@ class PreparedSweep(NamedTuple):
         if torch.is_grad_enabled():
             for t in tensors:
                 if t is not None and t.requires_grad:
-                    return _record_sweep(self, *tensors)
+                    try:
+                        return _record_sweep(self, *tensors)
+                    except RuntimeError:
+                        return _record_sweep(self, *_copied(tensors))
         return self.function(*tensors, *self.constants, self.mixture, precision=self.how[1])
 
 
@@ -74,6 +79,8 @@ class _Sweep(torch.autograd.Function):
     def forward(ctx, sweep, *tensors):
         ctx.sweep = sweep
         ctx.save_for_backward(*tensors)
+        if sweep.operator.saves_results:  # its rule tells results that nothing came from
+            ctx.set_materialize_grads(False)
         return sweep.function(*tensors, *sweep.constants, sweep.mixture, precision=sweep.how[1])
 
     @staticmethod
@@ -81,11 +88,22 @@ class _Sweep(torch.autograd.Function):
         operator, _, constants, (profiles, params), how = ctx.sweep
         constants = (*constants, params)
         needs = (*ctx.needs_input_grad[1:], *[False] * len(constants))
-        grads = operator.rule((*ctx.saved_tensors, *constants), (profiles, *how), needs, *upstream)
-        return None, *grads[: -len(constants)]
+        tensors = (*ctx.saved_tensors, *constants)
+        pull = lambda *upstream: tuple(operator.rule(tensors, (profiles, *how), needs, *upstream))
+        return None, *one_by_one(pull, upstream)[: -len(constants)]
 
 
 _record_sweep = super(torch.autograd.Function, _Sweep).apply
+
+
+def _copied(tensors: tuple) -> tuple:
+    """The tensors as autograd can keep them, after it could not; else what it raised goes on.
+
+    Asking for tensors of inference mode beforehand would cost every call.
+    """
+    if not any(t is not None and t.is_inference() for t in tensors):
+        raise
+    return recordable(*tensors)
 
 
 def prepare_sweep(
@@ -142,7 +160,10 @@ class PreparedForm:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         if (x.requires_grad or y.requires_grad) and torch.is_grad_enabled():
-            return _record_form(self, x, y)
+            try:
+                return _record_form(self, x, y)
+            except RuntimeError:
+                return _record_form(self, *_copied((x, y)))
         u = torch.cat((x, y), -2)
         return self.form.value(_centred(u) if self.is_centred else u)
 
@@ -170,7 +191,7 @@ class _Form(torch.autograd.Function):
     def backward(ctx, s):
         (prepared, g), (x, y) = ctx.kept, ctx.saved_tensors
         if torch.is_grad_enabled():
-            g = _gradient_anew(prepared, x, y, s)
+            g = one_by_one(lambda s: _gradient_anew(prepared, x, y, s), (s,))
         else:
             g = (s if s.ndim == 0 else s[..., None, None]) * g
         if g.shape[-2] == x.shape[-2]:
@@ -186,4 +207,4 @@ def _gradient_anew(prepared: PreparedForm, x: Tensor, y: Tensor, s: Tensor) -> T
     profiles, params = prepared.mixture
     tensors = (_centred(u) if prepared.is_centred else u, prepared.v, prepared.w, params)
     needs = (True, False, False, False)
-    return bilinear.quadratic_form.rule(tensors, (profiles, *prepared.how), needs, s)[0]
+    return forms.quadratic_form.rule(tensors, (profiles, *prepared.how), needs, s)[0]

@@ -21,7 +21,7 @@ else:
     from dmmd_kernels.backends._triton.moments import row_sums, row_sums_grad
     from dmmd_kernels.backends._triton.pairwise import potential, potential_and_grad, potential_grad
     from dmmd_kernels.backends._triton.profile import code
-    from dmmd_kernels.backends._triton.second_order import tangent_grad, tangents
+    from dmmd_kernels.backends._triton.second_order import tangent, tangent_grad, tangents
     from dmmd_kernels.backends._triton.sums import (
         params_grad,
         quadratic_form,
@@ -41,6 +41,7 @@ __all__ = [
     "regime",
     "row_sums",
     "row_sums_grad",
+    "tangent",
     "tangent_grad",
     "tangents",
     "tune",

@@ -199,6 +199,21 @@ def tangents(
     return sweep.total(f).to(z.dtype), g.to(z.dtype), parameter_sums(q, kernel)
 
 
+def tangent(
+    z: Tensor,
+    x: Tensor,
+    w: Tensor,
+    kernel: Mixture,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    skip_diagonal: bool = False,
+    precision: str = "highest",
+) -> Tensor:
+    v = w.new_zeros(z.shape[-2], w.shape[-1])
+    return tangents(z, x, v, w, kernel, a, b, c, skip_diagonal, precision)[0]
+
+
 def tangent_grad(
     z: Tensor,
     x: Tensor,

@@ -22,11 +22,11 @@ struct Parameters {
 
 constexpr double kLog2e = 1.44269504088896340736;
 
-/// The finite number of T nearest to x, NaN for NaN: an infinite factor of a slope that is zero
-/// would make NaN of it.
+/// x, or the number nearest to it of which T can add up 64, NaN for NaN: an infinite factor would
+/// make NaN of a slope that is zero, and slopes of components are added up.
 template <class T>
 constexpr T bounded(double x) {
-  constexpr double most = double(Constants<T>::max);
+  constexpr double most = double(Constants<T>::max) / 64;
   return x > most ? T(most) : x < -most ? T(-most) : T(x);
 }
 

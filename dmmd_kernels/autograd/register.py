@@ -135,6 +135,8 @@ class Operator:
         module = pick(backend, z, mixture, precision, self.name, met)
         if not module.READS_VECTORS and _has_vectors(arguments[: self._count]):
             return self._in_columns(self._run, arguments)
+        if not module.READS_VECTORS:  # C++ sees for itself
+            tensors = [_stored(t) for t in tensors]
         if self._has_diagonal:
             tensors.append(skip_diagonal)
         function = getattr(module, self.name)
@@ -264,17 +266,16 @@ def _fold(t: Tensor, is_mapped: bool, has_blocks: bool, size: int, blocks: int) 
 def _packed(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Contiguous tensors; blocks that were expanded from one are handed on as that one.
 
-    Backends read memory, so a negation that torch has put off is done, and zeros are stored (C++
-    sees for itself).
+    Backends read memory, so a negation that torch has put off is done.
     """
     for t in tensors:
-        if t is not None and (not t.is_contiguous() or t.is_neg() or _is_unstored(t)):
+        if t is not None and (not t.is_contiguous() or t.is_neg()):
             return _repacked([t if t is None else resolved(t) for t in tensors])
     return list(tensors)
 
 
-def _is_unstored(t: Tensor) -> bool:
-    return t.is_cuda and t._is_zerotensor()
+def _stored(t: Any) -> Any:
+    return t.clone() if isinstance(t, Tensor) and t._is_zerotensor() else t
 
 
 def resolved(t: Tensor) -> Tensor:

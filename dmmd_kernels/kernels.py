@@ -7,29 +7,75 @@ term, so adding a kernel means a constructor here, a `Profile` in backends/profi
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, wraps
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Parameter = float | Tensor
+from dmmd_kernels.parameters import (
+    PLAIN,
+    Formula,
+    Parameter,
+    are_equal,
+    changed,
+    half_over_product,
+    half_over_square,
+    is_jit_tracing,
+    is_learned,
+    is_tracing,
+    made_of,
+    number,
+    one_over_square,
+    positive,
+    readable,
+    scale_of,
+    shown,
+    table,
+    tensors_of,
+    twice_over_square,
+)
+
+_MOST_DEGREE = 2**15  # degree · (degree - 1) fits in 32 bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Term:
     """λ·ψ(scale · q; shape). A polynomial's scale is None until d is known (γ = 1/d)."""
 
     profile: str
-    weight: Parameter
-    scale: Parameter | None
+    weight: Parameter | Formula
+    scale: Parameter | Formula | None
     shape: Parameter
-    label: str = field(compare=False)
+    label: str
+
+    @property
+    def values(self) -> tuple[Parameter | Formula | None, ...]:
+        return self.weight, self.scale, self.shape
+
+    def changed(self, value: Callable[[Any], Any]) -> "Term":
+        """With value(v) in place of every number and tensor v."""
+        names = ("weight", "scale", "shape")
+        return replace(
+            self, **{name: changed(v, value) for name, v in zip(names, self.values, strict=True)}
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """The same values now; tensors are compared by what they hold."""
+        if not isinstance(other, Term):
+            return NotImplemented
+        return self.profile == other.profile and all(map(are_equal, self.values, other.values))
+
+    def __hash__(self) -> int:
+        """Of the numbers alone, since tensors may change."""
+        return hash((self.profile, *(v for v in self.values if isinstance(v, float))))
 
     def __str__(self) -> str:
-        if isinstance(self.weight, Tensor):
+        if is_learned(self.weight):
             return f"tensor * {self.label}"
         return self.label if self.weight == 1.0 else f"{self.weight:g} * {self.label}"
 
@@ -75,11 +121,15 @@ class Kernel:
     _named: tuple[tuple[str, Term], ...] = field(init=False, compare=False, repr=False)
     prepared: dict = field(default_factory=dict, init=False, compare=False, repr=False)
     _lowered: dict = field(default_factory=dict, init=False, compare=False, repr=False)
+    __array_ufunc__ = None  # a NumPy number times a kernel is for the kernel to answer
+
+    @property
+    def is_radial(self) -> bool:
+        return not any(term.profile.startswith(("linear", "polynomial")) for term in self.terms)
 
     def __post_init__(self):
         """Collects the parameters that are tensors."""
-        values = [v for t in self.terms for v in (t.weight, t.scale, t.shape)]
-        tensors = tuple(v for v in values if isinstance(v, Tensor))
+        tensors = tuple(p for t in self.terms for v in t.values for p in tensors_of(v))
         object.__setattr__(self, "parameters", tensors)
         object.__setattr__(self, "_named", _named(self.terms))
 
@@ -92,18 +142,35 @@ class Kernel:
             return NotImplemented
         return Kernel(self.terms + other.terms)
 
+    def __radd__(self, other: object) -> "Kernel":
+        """0 + k, with which `sum` begins."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def __mul__(self, factor: Parameter) -> "Kernel":
-        if not isinstance(factor, int | float | Tensor):
-            return NotImplemented
-        factor = _positive("kernel multiple", "the factor", factor)
-        return Kernel(tuple(replace(t, weight=t.weight * factor) for t in self.terms))
+        return self._weighted(operator.mul, factor)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Parameter) -> "Kernel":
+        return self._weighted(operator.truediv, divisor)
+
+    def _weighted(self, change: Callable[..., Any], factor: Parameter) -> "Kernel":
+        if not isinstance(factor, float | int | Tensor | Real):
+            return NotImplemented
+        by = positive("kernel multiple", "the factor", factor)
+        weights = [made_of(change, t.weight, by) for t in self.terms]
+        if not all(is_learned(w) or 0 < w < math.inf for w in weights):
+            raise ValueError(f"kernel multiple: the factor {factor} takes a weight out of range")
+        return Kernel(tuple(replace(t, weight=w) for t, w in zip(self.terms, weights, strict=True)))
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.terms))
 
     __repr__ = __str__
+
+    def changed(self, value: Callable[[Parameter], Parameter]) -> "Kernel":
+        """With value(p) in place of every parameter p, be it a number or a tensor."""
+        return Kernel(tuple(term.changed(value) for term in self.terms))
 
     def lower(self, points: Tensor) -> Lowered:
         """The compiled form, for points (…, d); kept for the next call when all are numbers."""
@@ -144,24 +211,6 @@ class Kernel:
         return Lowered(mixtures, weight)
 
 
-PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def is_jit_tracing() -> bool:
-    """Whether torch.jit.trace records the code: sizes are tensors then."""
-    return not torch.compiler.is_compiling() and torch._C._is_tracing()
-
-
-def is_tracing() -> bool:
-    """Whether torch is transforming or recording the code, so that no tensor may be kept."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
-
-
 def _named(terms: tuple[Term, ...]) -> tuple[tuple[str, Term], ...]:
     """The terms with their profiles, and with what is known of them (Mixture).
 
@@ -187,52 +236,21 @@ def _named(terms: tuple[Term, ...]) -> tuple[tuple[str, Term], ...]:
     return tuple(named)
 
 
-def _known(value: Parameter | None, otherwise: float = math.nan) -> float:
+def _known(value: Any, otherwise: float = math.nan) -> float:
     """The value of what is a number."""
-    return otherwise if value is None or isinstance(value, Tensor) else float(value)
+    return otherwise if value is None or is_learned(value) else float(value)
 
 
 def _table(terms: Sequence[Term], d: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The rows (λ, scale, a) of the terms: (L, 3), or (…, L, 3) with parameters of batch shape."""
+    """The rows (λ, scale, a) of the terms in d dimensions."""
     rows = [(t.weight, 1 / max(d, 1) if t.scale is None else t.scale, t.shape) for t in terms]
-    learned = [value for row in rows for value in row if isinstance(value, Tensor)]
-    numbers = tuple(None if isinstance(v, Tensor) else v for row in rows for v in row)
-    if max([0.0, *[v for v in numbers if v is not None]]) > torch.finfo(dtype).max:
-        kernel = " + ".join(map(str, terms))
-        raise ValueError(f"{kernel}: 1/σ² must fit in {dtype}; rescale points and widths")
-    build = _table_of_numbers if is_tracing() or not learned else _kept_table_of_numbers
-    table, places = build(numbers, dtype, device)
-    for place, value in zip(places, learned, strict=True):
-        value = value.to(device, dtype)
-        table = torch.where(place, value[..., None, None] if value.ndim else value, table)
-    return table
-
-
-def _table_of_numbers(
-    numbers: tuple[float | None, ...], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(L, 3), and where a learned value belongs, (L, 3) of bool for each None."""
-    rows = lambda values, dtype: torch.tensor(values, dtype=dtype, device=device).view(-1, 3)
-    values = [0.0 if number is None else number for number in numbers]
-    if torch.compiler.is_dynamo_compiling():  # torch.tensor would be compiled anew for each value
-        one = torch.ones((), dtype=torch.float64, device=device)
-        table = torch.stack([one * value for value in values]).to(dtype).view(-1, 3)
-    else:
-        table = rows(values, dtype)
-    learned = [i for i, number in enumerate(numbers) if number is None]
-    places = [rows([i == place for i in range(len(numbers))], torch.bool) for place in learned]
-    return table, tuple(places)
-
-
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)
-def _kept_table_of_numbers(*key):
-    return _table_of_numbers(*key)
+    return table(rows, terms, dtype, device)
 
 
 # -- Constructors ---------------------------------------------------------------------------------
-# Parameters are numbers, or tensors of shape () or of the batch shape, which may require grad.
-# Numbers are checked here. Tensors are not read (that would stall a GPU): keep them positive.
+# Parameters are numbers, or tensors of shape () or of the batch shape, which may require grad and
+# change in place: a call takes them as they are then. Numbers are checked here, and tensors on the
+# CPU, as they are now. Others are not read (that would stall a GPU): keep them positive.
 
 
 def _of_numbers_once(make: Callable[..., "Kernel"]) -> Callable[..., "Kernel"]:
@@ -252,24 +270,27 @@ def _of_numbers_once(make: Callable[..., "Kernel"]) -> Callable[..., "Kernel"]:
 @_of_numbers_once
 def gaussian(sigma: Parameter) -> Kernel:
     """k(x, y) = exp(-|x - y|² / 2σ²)"""
-    sigma = _positive("gaussian", "sigma", sigma)
-    return _kernel("gaussian", scale=0.5 / sigma**2, label=f"gaussian({_show(sigma)})")
+    sigma = positive("gaussian", "sigma", sigma)
+    scale = scale_of("gaussian", "sigma", half_over_square, sigma)
+    return _kernel("gaussian", scale=scale, label=f"gaussian({shown(sigma)})")
 
 
 @_of_numbers_once
 def rational_quadratic(alpha: Parameter, sigma: Parameter = 1.0) -> Kernel:
     """k(x, y) = (1 + |x - y|² / 2ασ²)^(-α)"""
-    alpha = _positive("rational_quadratic", "alpha", alpha)
-    sigma = _positive("rational_quadratic", "sigma", sigma)
-    label = f"rational_quadratic({_show(alpha)}, {_show(sigma)})"
-    return _kernel("rational_quadratic", scale=0.5 / (alpha * sigma**2), shape=alpha, label=label)
+    alpha = positive("rational_quadratic", "alpha", alpha)
+    sigma = positive("rational_quadratic", "sigma", sigma)
+    label = f"rational_quadratic({shown(alpha)}, {shown(sigma)})"
+    scale = scale_of("rational_quadratic", "alpha and sigma", half_over_product, alpha, sigma)
+    return _kernel("rational_quadratic", scale=scale, shape=alpha, label=label)
 
 
 @_of_numbers_once
 def laplace(sigma: Parameter) -> Kernel:
     """k(x, y) = exp(-|x - y| / σ), with the Euclidean norm."""
-    sigma = _positive("laplace", "sigma", sigma)
-    return _kernel("laplace", scale=1.0 / sigma**2, label=f"laplace({_show(sigma)})")
+    sigma = positive("laplace", "sigma", sigma)
+    scale = scale_of("laplace", "sigma", one_over_square, sigma)
+    return _kernel("laplace", scale=scale, label=f"laplace({shown(sigma)})")
 
 
 _MATERN = {1.5: "matern32", 2.5: "matern52"}
@@ -287,24 +308,25 @@ def matern(nu: float, sigma: Parameter = 1.0) -> Kernel:
         raise ValueError(f"matern: nu must be 0.5, 1.5 or 2.5, got {nu}")
     if nu == 0.5:
         return laplace(sigma)
-    sigma = _positive("matern", "sigma", sigma)
-    label = f"matern({nu:g}, {_show(sigma)})"
-    return _kernel(_MATERN[nu], scale=2 * nu / sigma**2, label=label)
+    sigma = positive("matern", "sigma", sigma)
+    scale = scale_of("matern", "sigma", twice_over_square, float(nu), sigma)
+    return _kernel(_MATERN[nu], scale=scale, label=f"matern({nu:g}, {shown(sigma)})")
 
 
 @_of_numbers_once
 def imq(c: Parameter) -> Kernel:
     """k(x, y) = (1 + |x - y|² / c²)^(-1/2), the inverse multiquadric."""
-    c = _positive("imq", "c", c)
-    return _kernel("imq", scale=1.0 / c**2, label=f"imq({_show(c)})")
+    c = positive("imq", "c", c)
+    return _kernel("imq", scale=scale_of("imq", "c", one_over_square, c), label=f"imq({shown(c)})")
 
 
 @_of_numbers_once
 def energy(beta: Parameter = 1.0) -> Kernel:
     """k(x, y) = -|x - y|^β, 0 < β < 2. Its MMD² is the energy distance (β = 1)."""
-    if not isinstance(beta, Tensor) and not 0 < beta < 2:
+    beta = number("energy", "beta", beta)
+    if any(not 0 < value < 2 for value in readable(beta)):
         raise ValueError(f"energy: beta must lie strictly between 0 and 2, got {beta}")
-    return _kernel("energy", scale=1.0, shape=beta, label=f"energy({_show(beta)})")
+    return _kernel("energy", scale=1.0, shape=beta, label=f"energy({shown(beta)})")
 
 
 @_of_numbers_once
@@ -316,18 +338,23 @@ def linear() -> Kernel:
 @_of_numbers_once
 def polynomial(degree: int = 3, gamma: Parameter | None = None, coef: Parameter = 1.0) -> Kernel:
     """k(x, y) = (γ⟨x, y⟩ + c)^degree, with γ = 1/d when None."""
-    if not isinstance(degree, int) or degree < 1:
-        raise ValueError(f"polynomial: degree must be a whole number of at least 1, got {degree!r}")
+    if not isinstance(degree, Integral) or not 1 <= degree <= _MOST_DEGREE or degree is True:
+        raise ValueError(
+            f"polynomial: degree must be a whole number from 1 to {_MOST_DEGREE}, got {degree!r}"
+        )
     if gamma is not None:
-        gamma = _positive("polynomial", "gamma", gamma)
-    if not isinstance(coef, Tensor) and not 0 <= coef < math.inf:
+        gamma = positive("polynomial", "gamma", gamma)
+    coef = number("polynomial", "coef", coef)
+    if any(not 0 <= value < math.inf for value in readable(coef)):
         raise ValueError(f"polynomial: coef must be a number of at least 0, got {coef}")
-    label = f"polynomial({degree}, {_show(gamma)}, {_show(coef)})"
-    return _kernel(f"polynomial{degree}", scale=gamma, shape=coef, label=label)
+    label = f"polynomial({int(degree)}, {shown(gamma)}, {shown(coef)})"
+    return _kernel(f"polynomial{int(degree)}", scale=gamma, shape=coef, label=label)
 
 
 def mixture(kernels: Sequence[Kernel], weights: Sequence[Parameter] | None = None) -> Kernel:
     """Σ weight · kernel; weights default to 1 each, so a mixture is a sum, not a mean."""
+    if isinstance(kernels, Kernel):
+        raise TypeError("mixture: kernels must be a sequence of kernels, got one; pass [kernel]")
     kernels = list(kernels)
     if not kernels:
         raise ValueError("mixture: kernels must hold at least one kernel, got an empty sequence")
@@ -336,26 +363,26 @@ def mixture(kernels: Sequence[Kernel], weights: Sequence[Parameter] | None = Non
         raise ValueError(
             f"mixture: weights must have one entry per kernel, {len(kernels)}, got {len(weights)}"
         )
+    for kernel in kernels:
+        check_kernel("mixture", kernel, name="each of kernels")
+    weights = [positive("mixture", "each of weights", weight) for weight in weights]
     # By its name: for torch.compile, k * w with a tensor w is a product of tensors, and fails.
     terms = [k.__mul__(w).terms for w, k in zip(weights, kernels, strict=True)]
     return Kernel(sum(terms, ()))
 
 
+def check_kernel(op: str, kernel: object, name: str = "kernel") -> None:
+    """Raises a TypeError for what is no Kernel, with what would make it one."""
+    if isinstance(kernel, Kernel):
+        return
+    if isinstance(kernel, list | tuple):
+        remedy = "add them up with dk.mixture"
+    elif callable(kernel):
+        remedy = "call it first, or give it to dk.MMDLoss"
+    else:
+        remedy = "make one, as by dk.gaussian(1.0)"
+    raise TypeError(f"{op}: {name} must be a Kernel, got {type(kernel).__name__}; {remedy}")
+
+
 def _kernel(profile: str, *, scale, label: str, shape: Parameter = 0.0) -> Kernel:
     return Kernel((Term(profile, 1.0, scale, shape, label),))
-
-
-def _positive(owner: str, name: str, value: Parameter) -> Parameter:
-    if isinstance(value, Tensor):
-        if not value.is_floating_point():
-            raise TypeError(f"{owner}: {name} must be a floating-point tensor, got {value.dtype}")
-        return value
-    if not 0 < value < math.inf:  # math.isfinite takes no number that a compiler follows
-        raise ValueError(f"{owner}: {name} must be a positive finite number, got {value}")
-    return value if torch.compiler.is_compiling() else float(value)
-
-
-def _show(value: Parameter | None) -> str:
-    if isinstance(value, Tensor):
-        return f"tensor{tuple(value.shape)}"
-    return "…" if torch.compiler.is_compiling() else repr(value)  # a symbol has no digits

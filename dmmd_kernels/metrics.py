@@ -24,7 +24,24 @@ def energy_distance(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> flo
     The biased estimate counts the pairs i = i. It is positive between two samples of the same data,
     which gives a floor that other values can be divided by.
     """
-    return dk.mmd2(x.double(), y.double(), dk.energy(), estimator=estimator).item()
+    x, y = _features("energy_distance", x, y)
+    return dk.mmd2(x, y, dk.energy(), estimator=estimator).item()
+
+
+def _features(metric: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples (N, D) and (M, D) in float64, whatever their dtypes."""
+    _check_features(metric, x, y)
+    return x.double(), y.double()
+
+
+def _check_features(metric: str, x: Tensor, y: Tensor) -> None:
+    for name, t in (("x", x), ("y", y)):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{metric}: {name} must be a torch.Tensor, got {type(t).__name__}")
+        if t.ndim != 2:
+            raise ValueError(
+                f"{metric}: {name} must be (N, D), got {tuple(t.shape)}; pass {name}.flatten(1)"
+            )
 
 
 def fid(x: Tensor, y: Tensor) -> float:
@@ -34,7 +51,7 @@ def fid(x: Tensor, y: Tensor) -> float:
     root is taken of a symmetric matrix by its eigenvalues. Biased upwards by about D²/N: compare
     numbers of equal N only.
     """
-    x, y = x.double(), y.double()
+    x, y = _features("fid", x, y)
     root_x, cov_y = _sqrtm(_cov(x)), _cov(y)
     inner = torch.linalg.eigvalsh(root_x @ cov_y @ root_x).clamp(min=0)
     traces = x.var(0).sum() + y.var(0).sum() - 2 * inner.sqrt().sum()
@@ -58,7 +75,8 @@ def kid(
 
     Bińkowski et al. (ICLR 2018), on all pairs at once; γ is 1/D when None. May be negative.
     """
-    return dk.mmd2(x.double(), y.double(), dk.polynomial(degree, gamma, coef)).item()
+    x, y = _features("kid", x, y)
+    return dk.mmd2(x, y, dk.polynomial(degree, gamma, coef)).item()
 
 
 def kid_of_subsets(
@@ -76,6 +94,7 @@ def kid_of_subsets(
 
     Subsets go through one batched op, as many at a time as fit in a quarter of a gigabyte.
     """
+    _check_features("kid_of_subsets", x, y)
     kernel = dk.polynomial(degree, gamma, coef)
     rows = [
         [batch_indices(len(u), size, seed=seed, step=0, stream=2 * i + s) for i in range(subsets)]
@@ -92,7 +111,7 @@ def cmmd(x: Tensor, y: Tensor) -> float:
 
     CMMD of Jayasumana et al. (CVPR 2024), there of CLIP embeddings.
     """
-    x, y = F.normalize(x.double(), dim=1), F.normalize(y.double(), dim=1)
+    x, y = (F.normalize(t, dim=1) for t in _features("cmmd", x, y))
     return 1000 * dk.mmd2(x, y, dk.gaussian(10.0), estimator="biased").item()
 
 
@@ -143,7 +162,7 @@ def precision_recall(x: Tensor, y: Tensor, *, k: int = 3, rows: int = 256) -> Pr
             f"precision_recall: x and y must hold more than k = {k} >= 1 points, "
             f"got {len(x)} and {len(y)}"
         )
-    x, y = x.double(), y.double()
+    x, y = _features("precision_recall", x, y)
     return PrecisionRecall(_share_within(x, y, k, rows), _share_within(y, x, k, rows))
 
 
@@ -161,7 +180,8 @@ def _distances(z: Tensor, x: Tensor) -> Tensor:
 
 def nearest(samples: Tensor, data: Tensor, rows: int = 256) -> tuple[Tensor, Tensor]:
     """Distance (N,) of each sample (N, ...) to its nearest datum (M, ...), and which that is."""
-    z, x = samples.flatten(1), data.flatten(1)
+    dtype = torch.promote_types(torch.promote_types(samples.dtype, data.dtype), torch.float32)
+    z, x = samples.flatten(1).to(dtype), data.flatten(1).to(dtype)
     found = [_distances(part, x).min(1) for part in z.split(rows)]
     values, places = zip(*found, strict=True)
     return torch.cat(values), torch.cat(places)

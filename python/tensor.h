@@ -69,7 +69,19 @@ struct View {
   int ndim;
   int64_t shape[kMaxDims], strides[kMaxDims];
 
+  py::object stored;  // in place of zeros that torch has not stored
+
   explicit View(py::handle source) {
+    read(source);
+    if (data || is_empty()) return;
+    if (!source.attr("_is_zerotensor")().cast<bool>())
+      throw py::value_error("a tensor of the call has no memory");
+    stored = source.attr("clone")();
+    read(stored);
+  }
+
+ private:
+  void read(py::handle source) {
     if (exchange) {
       read_exchange(source.ptr());
     } else {
@@ -77,7 +89,12 @@ struct View {
     }
   }
 
- private:
+  bool is_empty() const {
+    for (int i = 0; i < ndim; ++i)
+      if (shape[i] == 0) return true;
+    return false;
+  }
+
   void set_dims(int64_t count) {
     if (count > kMaxDims) throw py::value_error("a tensor must have at most 4 dimensions");
     ndim = int(count);
@@ -108,6 +125,7 @@ struct Tensor {
   void* data = nullptr;
   int64_t blocks = 1, rows = 0, columns = 0;
   bool is_vector = false, is_batched = false, is_double = false;
+  py::object stored;
 
   template <class T>
   Batched<T> batched() const {
@@ -126,6 +144,7 @@ struct Tensor {
     const int ndim = view.ndim;
     if (ndim > 3) throw py::value_error("a tensor must have at most 3 dimensions");
     data = view.data;
+    stored = view.stored;
     is_double = view.is_double;
     is_vector = ndim == 1;
     is_batched = ndim == 3;
@@ -141,6 +160,7 @@ struct Table {
   const void* data = nullptr;
   int64_t steps = 1, step_stride = 0, block_stride = 0;
   bool is_double = false;
+  py::object stored;
 
   template <class T>
   Scheduled<T> scheduled() const {
@@ -152,6 +172,7 @@ struct Table {
   void read(const View& view) {
     if (view.ndim < 2) throw py::value_error("a table must be (steps, blocks, ...)");
     data = view.data;
+    stored = view.stored;
     is_double = view.is_double;
     steps = view.shape[0];
     step_stride = steps == 1 ? 0 : view.strides[0];

@@ -18,6 +18,7 @@ PACKAGE = "dmmd_kernels"
 
 # Imports run down this list: a room knows the rooms above its line, never one below or beside it.
 LAYERS = [
+    ["parameters"],
     ["kernels"],
     ["backends"],
     ["autograd"],

@@ -339,3 +339,47 @@ def test_errors_say_what_must_hold_and_what_came():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@each_estimator
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+def test_one_weight_that_is_not_zero_makes_no_pair(estimator, kernel):
+    x, y, _, _ = samples()
+    one = torch.zeros_like(x[:, 0])
+    one[2] = 1.0
+    how = {"estimator": estimator, "weights_x": one}
+    if estimator == "unbiased":
+        with pytest.raises(ValueError, match="two that are not zero in each; estimator='biased'"):
+            dk.mmd2(x, y, KERNELS[kernel], **how)
+    else:
+        alone = dk.mmd2(x[2:3], y, KERNELS[kernel], estimator=estimator)
+        torch.testing.assert_close(dk.mmd2(x, y, KERNELS[kernel], **how), alone)
+
+
+@pytest.mark.parametrize("d", [511, 512, 513, 2048])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_weights_of_the_linear_kernel_in_many_dimensions(d, estimator):
+    x, y, _, _ = problem(20, 30, d)
+    a = torch.linspace(0.5, 1.5, 20, device=DEVICE) / 20
+    how = {"estimator": estimator, "backend": "reference"}
+    exact = dk.mmd2(x.double(), y.double(), dk.linear(), weights_x=a.double(), **how)
+    got = dk.mmd2(x, y, dk.linear(), estimator=estimator, weights_x=a)
+    torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_images_are_pointed_out():
+    """A warning: any number of batch dimensions is in the contract."""
+    x = torch.randn(4, 3, 8, 8, device=DEVICE)
+    with pytest.warns(UserWarning, match=r"4 × 3 problems of 8 points; .* pass x\.flatten\(1\)"):
+        value = dk.mmd2(x, x + 1, dk.gaussian(1.0))
+    assert value.shape == (4, 3)
+    several = pytest.raises(ValueError, match=r"must broadcast, .* for images pass x\.flatten")
+    with pytest.warns(UserWarning, match="problems"), several:
+        dk.mmd2(x, x[:, 0], dk.gaussian(1.0))
+    dk.mmd2(x[:, :2], x[:, :2] + 1, dk.gaussian(1.0))
+
+
+def test_a_width_per_dimension_is_pointed_out():
+    x = torch.randn(4, 6, 3, device=DEVICE)
+    with pytest.raises(ValueError, match="for a width per dimension divide the points"):
+        dk.mmd2(x, x + 1, dk.gaussian(torch.ones(3, device=DEVICE)))

@@ -1,5 +1,7 @@
 """Losses and kernels as modules: what they compute, what they hold, and that they learn."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -143,3 +145,70 @@ def test_modules_say_what_they_are():
 def test_errors_say_what_must_hold(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def learned_loss():
+    """One whose kernel holds a parameter twice, and another once."""
+    sigma, alpha = nn.Parameter(torch.tensor(1.5)), nn.Parameter(torch.tensor(0.7))
+    return dk.MMDLoss(dk.gaussian(sigma) + alpha * dk.rational_quadratic(alpha, sigma))
+
+
+def of_values(sigma, alpha):
+    return dk.gaussian(sigma) + alpha * dk.rational_quadratic(alpha, sigma)
+
+
+def test_parameters_inside_a_kernel_are_those_of_the_loss():
+    x, y, _, _ = problem(8, 9, 3)
+    loss = learned_loss()
+    assert {name: p.item() for name, p in loss.named_parameters()} == pytest.approx(
+        {"kernel_0": 1.5, "kernel_1": 0.7}
+    )
+    optimizer = torch.optim.SGD(loss.parameters(), 0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss(x, y).backward()
+        optimizer.step()
+    sigma, alpha = (p.item() for p in loss.parameters())
+    assert sigma != 1.5
+    expected = dk.mmd2(x, y, of_values(sigma, alpha), estimator="biased")
+    torch.testing.assert_close(loss(x, y), expected)
+
+
+def test_parameters_of_a_kernel_are_saved_copied_moved_and_replaced():
+    x, y, _, _ = problem(8, 9, 3)
+    loss = learned_loss()
+    value = lambda *p: dk.mmd2(x, y, of_values(*p), estimator="biased")
+    other = copy.deepcopy(loss)
+    other.load_state_dict({name: 2 * t for name, t in loss.state_dict().items()})
+    torch.testing.assert_close(other(x, y), value(3.0, 1.4))
+    torch.testing.assert_close(loss(x, y), value(1.5, 0.7))
+    assigned = {name: 3 * t for name, t in loss.state_dict().items()}
+    other.load_state_dict(assigned, assign=True)
+    torch.testing.assert_close(other(x, y), value(4.5, 2.1))
+    swapped = {"kernel_0": torch.tensor(2.0), "kernel_1": torch.tensor(3.0)}
+    got = torch.func.functional_call(loss, swapped, (x, y))
+    torch.testing.assert_close(got, value(2.0, 3.0))
+    assert loss.double()(x.double(), y.double()).dtype == torch.float64
+
+
+def test_images_and_widths_per_dimension_are_refused_with_a_remedy():
+    images, x = torch.randn(4, 3, 8, 8), torch.randn(6, 3)
+    with pytest.raises(ValueError, match=r"MMDLoss: x .* images, \(4, 3, 8, 8\); pass x\.flatten"):
+        dk.MMDLoss(dk.gaussian(1.0))(images, images)
+    rows = dk.MMDLoss(dk.gaussian(8.0), features=nn.Flatten())(images, images + 1)
+    assert rows == dk.mmd2(images.flatten(1), (images + 1).flatten(1), dk.gaussian(8.0), **BIASED)
+    batch = dk.MMDLoss(dk.gaussian(1.0))(images[None], images[None] + 1)
+    assert batch == dk.mmd2(images[None], images[None] + 1, dk.gaussian(1.0), **BIASED).mean()
+    with pytest.raises(ValueError, match="divide the points by their widths"):
+        dk.MMDLoss(dk.gaussian(torch.ones(3)))(x, x + 1)
+
+
+BIASED = {"estimator": "biased"}
+
+
+@pytest.mark.parametrize("kernel", [None, 1.0, "rbf", [dk.gaussian(1.0)]], ids=repr)
+def test_a_loss_needs_a_kernel_or_a_rule(kernel):
+    with pytest.raises(TypeError, match="MMDLoss: kernel must be a Kernel, got"):
+        dk.MMDLoss(kernel)
+    with pytest.raises(TypeError, match="mmd2: kernel must be a Kernel, got"):
+        dk.MMDLoss(lambda x, y: kernel)(torch.randn(4, 2), torch.randn(4, 2))

@@ -22,6 +22,14 @@ struct Parameters {
 
 constexpr double kLog2e = 1.44269504088896340736;
 
+/// x, or the number nearest to it of which T can add up 64, NaN for NaN: an infinite factor would
+/// make NaN of a slope that is zero, and slopes of components are added up.
+template <class T>
+constexpr T bounded(double x) {
+  constexpr double most = double(Constants<T>::max) / 64;
+  return x > most ? T(most) : x < -most ? T(-most) : T(x);
+}
+
 /// Any profile, by its jet.
 template <class S, class T>
 struct General {
@@ -33,7 +41,7 @@ struct General {
       : scale(p.scale),
         shape(p.shape),
         value_factor(p.lambda),
-        slope_factor(p.lambda * p.scale),
+        slope_factor(bounded<T>(double(p.lambda) * p.scale)),
         degree(p.degree) {}
 
   DMMD_INLINE Pair<Vec<T>> operator()(Vec<T> q) const {
@@ -49,7 +57,9 @@ struct Gaussian {
   T scale, value_factor, slope_factor;
 
   explicit Gaussian(const Parameters<T>& p)
-      : scale(T(p.scale * kLog2e)), value_factor(p.lambda), slope_factor(-p.lambda * p.scale) {}
+      : scale(bounded<T>(p.scale * kLog2e)),
+        value_factor(p.lambda),
+        slope_factor(bounded<T>(-double(p.lambda) * p.scale)) {}
 
   template <class V>
   DMMD_INLINE Pair<V> operator()(V q) const {
@@ -95,7 +105,7 @@ struct HalfRational {
   HalfRational(const Parameters<T>& p, int degree)
       : scale(p.scale),
         value_factor(p.lambda),
-        slope_factor(T(-0.5 * degree) * p.lambda * p.scale),
+        slope_factor(bounded<T>(-0.5 * degree * p.lambda * p.scale)),
         degree(degree) {}
 
   template <class V>
@@ -114,9 +124,9 @@ struct Laplace {
   T scale, value_factor, slope_factor;
 
   explicit Laplace(const Parameters<T>& p)
-      : scale(T(p.scale * (kLog2e * kLog2e))),
+      : scale(bounded<T>(p.scale * (kLog2e * kLog2e))),
         value_factor(p.lambda),
-        slope_factor(T(-0.5 * kLog2e) * p.lambda * p.scale) {}
+        slope_factor(bounded<T>(-0.5 * kLog2e * p.lambda * p.scale)) {}
 
   DMMD_INLINE Pair<Vec<T>> operator()(Vec<T> q) const {
     const Vec<T> u = Vec<T>(scale) * q;
@@ -132,9 +142,9 @@ struct Matern {
   T scale, value_factor, slope_factor;
 
   explicit Matern(const Parameters<T>& p)
-      : scale(T(p.scale * (kLog2e * kLog2e))),
+      : scale(bounded<T>(p.scale * (kLog2e * kLog2e))),
         value_factor(p.lambda),
-        slope_factor((Second ? T(-1. / 6) : T(-0.5)) * p.lambda * p.scale) {}
+        slope_factor(bounded<T>((Second ? -1. / 6 : -0.5) * p.lambda * p.scale)) {}
 
   DMMD_INLINE Pair<Vec<T>> operator()(Vec<T> q) const {
     using V = Vec<T>;
@@ -155,7 +165,9 @@ struct Distance {
   T scale, value_factor, slope_factor;
 
   explicit Distance(const Parameters<T>& p)
-      : scale(p.scale), value_factor(-p.lambda), slope_factor(T(-0.5) * p.lambda * p.scale) {}
+      : scale(p.scale),
+        value_factor(-p.lambda),
+        slope_factor(bounded<T>(-0.5 * p.lambda * p.scale)) {}
 
   DMMD_INLINE Pair<Vec<T>> operator()(Vec<T> q) const {
     const Vec<T> u = Vec<T>(scale) * q;

@@ -45,7 +45,7 @@ struct Gaussians {
     V sum(0);
     for (int64_t l = 0; l < a.components; ++l) {
       const T lambda = a.params[3 * l], scale = a.params[3 * l + 1];
-      sum = sum + V(lambda * scale) * exp2_minus(scale * T(kLog2e), q);
+      sum = sum + V(bounded<T>(double(lambda) * scale)) * exp2_minus(scale * T(kLog2e), q);
     }
     return sum;
   }
@@ -65,7 +65,7 @@ struct Components {
     Pack<T, N> sum(0);
     for (int64_t l = 0; l < a.components; ++l) {
       const T* row = a.params + 3 * l;
-      const V slope(row[0] * row[1]), scale(row[1]), shape(row[2]);
+      const V slope(bounded<T>(double(row[0]) * row[1])), scale(row[1]), shape(row[2]);
       const auto add = [&](auto psi) {
         for (int i = 0; i < N; ++i)
           sum.v[i] = sum.v[i] + slope * psi.jet(scale * q.v[i], shape, a.kernel[l].degree).d;

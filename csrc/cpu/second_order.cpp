@@ -149,14 +149,15 @@ struct RootShape {
 template <class S, bool Adds, class T>
 void add_pulls(const Strip<T>& strip, const Pairs<T>& pairs, const Parameters<T>& one) {
   using V = Vec<T>;
-  const V scale(one.scale), shape(one.shape), factor(one.lambda * one.scale);
+  const V scale(one.scale), shape(one.shape), factor(bounded<T>(double(one.lambda) * one.scale));
   for (int64_t r = 0; r < strip.rows; ++r) {
     const int64_t row = r * strip.pitch;
     const T* c = strip.c + r * strip.c_pitch;
     for (int64_t j = strip.begin; j < strip.end; j += V::size) {
       const Jet<V> k = S::jet(scale * V::load(strip.q + row + j), shape, one.degree);
-      const V weight = factor * V::load(c + j);
-      V pull = weight * (scale * V::load(pairs.qt + row + j) * k.dd), twist = weight * k.d;
+      const V weight = V::load(c + j);
+      V pull = weight * (scale * V::load(pairs.qt + row + j) * (factor * k.dd));
+      V twist = weight * (factor * k.d);
       if constexpr (Adds) pull = pull + V::load(pairs.pull + row + j);
       if constexpr (Adds) twist = twist + V::load(pairs.twist + row + j);
       pull.store(pairs.pull + row + j);

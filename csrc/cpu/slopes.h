@@ -23,7 +23,7 @@ void slopes_of_products(Strip<T>& strip, const Kernel kernel) {
     V sum(0);
     for (int64_t j = begin; j < end; j += V::size) {
       const HalfDistance<T> half(half_z + V::load(half_x + j), V::load(pairs + j));
-      V s = factor * V::load(c + j) * kernel(half.value + half.value).slope;
+      V s = V::load(c + j) * (factor * kernel(half.value + half.value).slope);
       if (uint32_t lanes = lanes_of(half.is_near)) {
         for (; lanes; lanes &= lanes - 1)
           near[strip.near_pairs++] = int32_t(r * strip.pitch + j + __builtin_ctz(lanes));
@@ -45,7 +45,7 @@ void pull_listed(const Strip<T>& strip, const Kernel& kernel) {
     const int64_t at = strip.item.scratch.near[i], r = at / strip.pitch, j = at % strip.pitch;
     if (strip.first + j >= strip.problem().m) continue;
     T s[V::size];
-    (factor * V(strip.c[j]) * kernel(V(strip.near_distance(i))).slope).store(s);
+    (V(strip.c[j]) * (factor * kernel(V(strip.near_distance(i))).slope)).store(s);
     add_difference(s[0], strip.z_at(r), strip.x_at(j), strip.problem().d, strip.sums(r));
   }
 }

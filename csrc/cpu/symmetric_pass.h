@@ -42,7 +42,7 @@ PassSums pass_over_products(SymmetricStrip<T>& strip, const Kernel kernel, T* co
   PassSums sums;
   for (int64_t r = 0; r < strip.rows; ++r) {
     const double v = strip.v(r);
-    const V half_z = strip.half_square_of(r), factor(T(v * kernel.slope_factor()));
+    const V half_z = strip.half_square_of(r), factor(bounded<T>(v * kernel.slope_factor()));
     const T* c = strip.c + r * strip.c_pitch;
     T* pairs = strip.q + r * strip.pitch;
     V value(0), by_scale(0), row(0);

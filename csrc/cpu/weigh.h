@@ -19,7 +19,7 @@ void weigh_by(const Strip<T>& strip, const Kernel& kernel, double* sums) {
       const Pair<V> pair = kernel(V::load(q + j));
       const V weight = V::load(c + j);
       if constexpr (Value) sum = sum + weight * pair.value;
-      if constexpr (Slope) (factor * weight * pair.slope).store(q + j);
+      if constexpr (Slope) (weight * (factor * pair.slope)).store(q + j);
     }
     if constexpr (Value) sums[r] = kernel.value_factor() * dmmd::cpu::DMMD_ISA::sum(sum);
   }

@@ -34,7 +34,7 @@ def _matrix_components(tensors, how):
 def _matrix_slope(tensors, how):
     """dK/dq"""
     return sum(
-        lam * s * psi.psi_t(s * q, a) for psi, lam, s, a, q in _matrix_components(tensors, how)
+        lam * (s * psi.psi_t(s * q, a)) for psi, lam, s, a, q in _matrix_components(tensors, how)
     )
 
 

@@ -27,13 +27,21 @@ from dmmd_kernels.autograd.batched import one_by_one
 from dmmd_kernels.autograd.recorded import check_recorded, refuse_onnx
 from dmmd_kernels.autograd.routes import functions, recordable
 from dmmd_kernels.backends.choice import pick
-from dmmd_kernels.kernels import PLAIN, Mixture
+from dmmd_kernels.kernels import Mixture
+from dmmd_kernels.parameters import PLAIN
 
 _HOW = "str profiles, bool skip_diagonal, str precision, str backend"
 _STATIC = 4
 _LIBRARY = torch.library.Library("dmmd", "DEF")
 
 Rule = Callable[..., Any]
+
+
+def _is_autocast_on() -> bool:
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+
+
+is_autocast_on: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", _is_autocast_on)
 
 
 class Operator:
@@ -134,12 +142,18 @@ class Operator:
         mixture = Mixture(profiles, z if at is None else tensors[at])
         if at is not None:
             tensors[at] = mixture
-        module = pick(backend, z, mixture, precision, self.name, tensors[1])
+        met = None if at is None else tensors[1]  # an op without pairs has no second cloud
+        module = pick(backend, z, mixture, precision, self.name, met)
         if not module.READS_VECTORS and _has_vectors(arguments[: self._count]):
             return self._in_columns(self._run, arguments)
+        if not module.READS_VECTORS:  # C++ sees for itself
+            tensors = [_stored(t) for t in tensors]
         if self._has_diagonal:
             tensors.append(skip_diagonal)
         function = getattr(module, self.name)
+        if is_autocast_on():
+            with torch.autocast(z.device.type, enabled=False), torch.cuda.device_of(z):
+                return function(*tensors, precision)
         if not z.is_cuda:
             return function(*tensors, precision)
         with torch.cuda.device_of(z):  # launch where the data is, not on the current device
@@ -239,11 +253,23 @@ def _fold(t: Tensor, is_mapped: bool, has_blocks: bool, size: int, blocks: int) 
 
 
 def _packed(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Contiguous tensors; blocks that were expanded from one are handed on as that one."""
+    """Contiguous tensors; blocks that were expanded from one are handed on as that one.
+
+    Backends read memory, so a negation that torch has put off is done.
+    """
     for t in tensors:
-        if t is not None and not t.is_contiguous():
-            return _repacked(tensors)
+        if t is not None and (not t.is_contiguous() or t.is_neg()):
+            return _repacked([t if t is None else resolved(t) for t in tensors])
     return list(tensors)
+
+
+def _stored(t: Any) -> Any:
+    return t.clone() if isinstance(t, Tensor) and t._is_zerotensor() else t
+
+
+def resolved(t: Tensor) -> Tensor:
+    """With what it stands for in memory."""
+    return t.clone() if t._is_zerotensor() else t.resolve_neg()
 
 
 def _repacked(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -57,7 +57,7 @@ def potential_grad(
 ) -> Tensor:
     """g[i] = Σⱼ c_ij K_q ∇_z q_ij, (n, d)"""
     diff, q = _pairs(z, x, kernel)
-    k_q = sum(lam * s * psi.psi_t(s * q, a) for psi, lam, s, a in _components(kernel))
+    k_q = sum(lam * (s * psi.psi_t(s * q, a)) for psi, lam, s, a in _components(kernel))
     pull = _without_diagonal(_coefficients(z, v, w) * k_q, skip_diagonal)
     return _along_gradient(pull, diff, x).to(z.dtype)
 
@@ -116,14 +116,14 @@ def tangents(
         t = s * q
         p, p_t, p_tt = psi.psi(t, shape), psi.psi_t(t, shape), psi.psi_tt(t, shape)
         p_a, p_ta, p_aa = psi.psi_a(t, shape), psi.psi_ta(t, shape), psi.psi_aa(t, shape)
-        k_q, k_qs = lam * s * p_t, lam * (p_t + t * p_tt)
+        k_q, k_qs = lam * (s * p_t), lam * (p_t + t * p_tt)  # s may be huge where ψ' is 0
         slope = slope + k_q
         value = value + k_q * q_dot + lam_dot * p + s_dot * lam * q * p_t + shape_dot * lam * p_a
         slope_dot = slope_dot + (
-            lam * s**2 * p_tt * q_dot
-            + lam_dot * s * p_t
+            lam * (s * (s * p_tt * q_dot))
+            + lam_dot * (s * p_t)
             + s_dot * k_qs
-            + shape_dot * lam * s * p_ta
+            + shape_dot * lam * (s * p_ta)
         )
         parameters.append(
             (

@@ -23,7 +23,8 @@ from torch import Tensor
 
 import dmmd_kernels as dk
 from dmmd_kernels.compat.featured import FeaturedMatrix
-from dmmd_kernels.compat.sums import gaussian_over
+from dmmd_kernels.compat.sums import gaussian_over, of_samples
+from dmmd_kernels.ops.products import product
 
 EXCHANGED = {"MMDu": (), "TST_MMD_u": (), "mmd2_permutations": (), "MatConvert": ()}
 Parameter = float | Tensor
@@ -42,6 +43,7 @@ def deep_matrix(
     return FeaturedMatrix((both, (1 - epsilon) * deep), (Fea_org, epsilon * plain))
 
 
+@of_samples("Fea", "Fea_org")
 def MMDu(
     Fea: Tensor,
     len_s: int,
@@ -109,7 +111,7 @@ def _one_sample_u(K: Tensor | FeaturedMatrix, in_x: Tensor) -> Tensor:
     else:
         K = torch.as_tensor(K)
         signs = in_x.to(K) * 2 - 1
-        forms = ((signs @ K) * signs).sum(1)
+        forms = (product(signs, K) * signs).sum(1)
         trace, beside = K.trace(), K[rows.to(K.device), columns.to(K.device)].sum(1)
     return (forms - trace + 2 * beside) / (n * (n - 1))
 

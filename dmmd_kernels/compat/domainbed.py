@@ -12,11 +12,11 @@ Kept: any kernel_type but "gaussian" means CORAL, also one that is misspelt.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import dmmd_kernels as dk
-from dmmd_kernels.compat.sums import gaussian_over
+from dmmd_kernels.compat.sums import gaussian_over, of_samples
+from dmmd_kernels.ops.products import product
 
 EXCHANGED = {"AbstractMMD": ("gaussian_kernel", "mmd")}
 DECADES = (0.001, 0.01, 0.1, 1, 10, 100, 1000)
@@ -26,18 +26,24 @@ def _decades(gamma: Sequence[float]) -> dk.Kernel:
     return dk.mixture([gaussian_over(1 / g) for g in gamma])
 
 
+@of_samples("x", "y")
 def gaussian_kernel(x: Tensor, y: Tensor, gamma: Sequence[float] = DECADES) -> Tensor:
     """The kernel matrix (n, m)."""
     return dk.kernel_matrix(x, y, _decades(gamma))
 
 
+@of_samples("x", "y")
 def mmd(x: Tensor, y: Tensor, kernel_type: str = "gaussian") -> Tensor:
     """x (n, d), y (m, d) → ()."""
     if kernel_type == "gaussian":
         return dk.mmd2(x, y, _decades(DECADES), estimator="biased")
     means = (x.mean(0) - y.mean(0)).square().mean()
-    covariances = (torch.cov(x.T) - torch.cov(y.T)).square().mean()
-    return means + covariances
+    return means + (_covariance(x) - _covariance(y)).square().mean()
+
+
+def _covariance(x: Tensor) -> Tensor:
+    centred = x - x.mean(0)
+    return product(centred.T, centred) / (len(x) - 1)
 
 
 class AbstractMMD:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 import dmmd_kernels as dk
 from dmmd_kernels.compat.patching import Swap
+from dmmd_kernels.compat.sums import of_samples
+from dmmd_kernels.ops.dtypes import common_dtype, floating, in_dtype, loss_dtype, working
 
 KERNELS = ("gaussian", "laplacian", "energy")
 _NEAREST = 1e-4
@@ -37,6 +39,7 @@ def _diagonal_excess(loss: str) -> float:
     return {"gaussian": 0.0, "laplacian": math.expm1(-_NEAREST), "energy": -_NEAREST}[loss]
 
 
+@of_samples("a", "x", "b", "y")
 def kernel_norm(
     a: Tensor, x: Tensor, b: Tensor, y: Tensor, loss: str, blur: float = 0.05
 ) -> Tensor:
@@ -48,6 +51,7 @@ def kernel_norm(
     return value
 
 
+@of_samples("a", "x", "b", "y")
 def kernel_potentials(
     a: Tensor, x: Tensor, b: Tensor, y: Tensor, loss: str, blur: float = 0.05
 ) -> tuple[Tensor, Tensor]:
@@ -106,9 +110,11 @@ class SamplesLoss(nn.Module):
     def forward(self, *args: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if self.delegate is not None:
             return self.delegate(*args)
-        a, x, b, y = _arguments(*args)
         compute = kernel_potentials if self.potentials else kernel_norm
-        return compute(a, x, b, y, self.loss, self.blur)
+        if not (tensors := floating(args)):
+            return compute(*_arguments(*args), self.loss, self.blur)
+        args = in_dtype(args, working(common_dtype(*tensors)))  # for 1/n, which halves do not hold
+        return in_dtype(compute(*_arguments(*args), self.loss, self.blur), loss_dtype(*tensors))
 
 
 _OPTIONS = (

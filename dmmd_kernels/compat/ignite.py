@@ -18,6 +18,7 @@ from torch import Tensor
 
 import dmmd_kernels as dk
 from dmmd_kernels.compat.patching import Swap
+from dmmd_kernels.ops.dtypes import common_dtype, working
 
 
 def _installed() -> Any:
@@ -39,7 +40,8 @@ def _update(metric: Any, output: Sequence[Tensor]) -> None:
             "MaximumMeanDiscrepancy: x and y must be (B, …) of one shape, got "
             f"{tuple(x.shape)} and {tuple(y.shape)}"
         )
-    kernel = dk.gaussian(metric.var**0.5)
+    work = working(common_dtype(x, y))  # the sums of the metric are taken in float32
+    x, y, kernel = x.to(work), y.to(work), dk.gaussian(metric.var**0.5)
     # `compute` needs no more of the three sums than this combination of them.
     metric._xx_sum += dk.mmd2(x.flatten(1), y.flatten(1), kernel).to(metric._device)
     metric._num_batches += 1

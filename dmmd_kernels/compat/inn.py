@@ -15,18 +15,20 @@ from collections.abc import Sequence
 from torch import Tensor
 
 import dmmd_kernels as dk
-from dmmd_kernels.compat.sums import require_same_size
+from dmmd_kernels.compat.sums import of_samples, require_same_size
 
 EXCHANGED = {"MMD_multiscale": (), "MMD_matrix_multiscale": ()}
 WIDTHS = (0.05, 0.2, 0.9)
 
 
+@of_samples("x", "y")
 def MMD_multiscale(x: Tensor, y: Tensor) -> Tensor:
     """x (n, d), y (m, d) → ()."""
     kernel = dk.mixture([dk.rational_quadratic(1.0, a / 2**0.5) for a in WIDTHS])
     return dk.mmd2(x, y, kernel, estimator="biased")
 
 
+@of_samples("x", "y")
 def MMD_matrix_multiscale(
     x: Tensor, y: Tensor, widths_exponents: Sequence[tuple[float, float]]
 ) -> Tensor:

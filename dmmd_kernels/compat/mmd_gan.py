@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 import dmmd_kernels as dk
-from dmmd_kernels.compat.sums import RowSums, require_same_size, squared
+from dmmd_kernels.compat.sums import RowSums, of_samples, require_same_size, squared
 
 EXCHANGED = {
     "mix_rbf_mmd2": (),
@@ -46,11 +46,13 @@ def _estimator(biased: bool) -> str:
     return "biased" if biased else "unbiased"
 
 
+@of_samples("X", "Y")
 def mix_rbf_mmd2(X: Tensor, Y: Tensor, sigma_list: Sequence[float], biased: bool = True) -> Tensor:
     """X (n, d), Y (m, d) → ()."""
     return dk.mmd2(X, Y, _rbf(sigma_list), estimator=_estimator(biased))
 
 
+@of_samples("X", "Y")
 def mix_rbf_mmd2_and_ratio(
     X: Tensor, Y: Tensor, sigma_list: Sequence[float], biased: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,6 +64,7 @@ def mix_rbf_mmd2_and_ratio(
     return mmd2 / var.clamp(min=min_var_est).sqrt(), mmd2, var
 
 
+@of_samples("X", "Y")
 def mix_rq_mmd2(
     X: Tensor,
     Y: Tensor,
@@ -73,6 +76,7 @@ def mix_rq_mmd2(
     return dk.mmd2(X, Y, _rq(alphas, wts), estimator=_estimator(biased))
 
 
+@of_samples("X", "Y")
 def mix_rq_mmd2_and_ratio(
     X: Tensor,
     Y: Tensor,
@@ -86,12 +90,14 @@ def mix_rq_mmd2_and_ratio(
     return mmd2, mmd2 / var.clamp(min=MIN_VAR_RQ).sqrt(), var
 
 
+@of_samples("f_of_X", "f_of_Y")
 def linear_mmd2(f_of_X: Tensor, f_of_Y: Tensor) -> Tensor:
     """mean_i ⟨δ_i, δ_{i+1}⟩ with δ = X - Y, over the n - 1 consecutive pairs."""
     delta = f_of_X - f_of_Y
     return (delta[:-1] * delta[1:]).sum(1).mean()
 
 
+@of_samples("f_of_X", "f_of_Y")
 def poly_mmd2(
     f_of_X: Tensor, f_of_Y: Tensor, d: int = 2, alpha: float = 1.0, c: float = 2.0
 ) -> Tensor:
@@ -108,6 +114,7 @@ def _blocks(X: Tensor, Y: Tensor, kernel: dk.Kernel) -> Blocks:
     return matrix(X, X, kernel), matrix(X, Y, kernel), matrix(Y, Y, kernel)
 
 
+@of_samples("X", "Y")
 def _mix_rbf_kernel(
     X: Tensor, Y: Tensor, sigma_list: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor, int]:

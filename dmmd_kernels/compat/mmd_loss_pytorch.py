@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import dmmd_kernels as dk
-from dmmd_kernels.compat.sums import gaussian_over
+from dmmd_kernels.compat.sums import gaussian_over, of_samples
 
 EXCHANGED = {"MMDLoss": ("forward",)}
 
@@ -39,6 +39,7 @@ class RBF(nn.Module):
         self.register_buffer("bandwidth_multipliers", powers, persistent=False)
         self.bandwidth = bandwidth
 
+    @of_samples("X")
     def forward(self, X: Tensor) -> Tensor:
         return dk.kernel_matrix(X, X, _kernel(self, X))
 
@@ -62,6 +63,7 @@ class MMDLoss(nn.Module):
         super().__init__()
         self.kernel = RBF() if kernel is None else kernel
 
+    @of_samples("X", "Y")
     def forward(self, X: Tensor, Y: Tensor) -> Tensor:
         pooled = torch.cat([X, Y])
         if _is_rbf(self.kernel):

@@ -16,9 +16,11 @@ from torch import Tensor
 
 import dmmd_kernels as dk
 from dmmd_kernels.compat.patching import Swap
+from dmmd_kernels.compat.sums import of_samples
 from dmmd_kernels.ops.bandwidth import PairGroup, pair_at, select_distance
 
 
+@of_samples("x", "y")
 def unbiased_mmd_squared(x: Tensor, y: Tensor, scale: float | Tensor | None = None) -> Tensor:
     """x (n, d), y (m, d) → ()."""
     if scale is None:
@@ -28,6 +30,7 @@ def unbiased_mmd_squared(x: Tensor, y: Tensor, scale: float | Tensor | None = No
     return dk.mmd2(x, y, dk.gaussian(max(scale, 1e-8)))
 
 
+@of_samples("x", "y")
 def biased_mmd(x: Tensor, y: Tensor, scale: float | Tensor | None = None) -> Tensor:
     """x (n, d), y (m, d) → (), the root."""
     if scale is None:

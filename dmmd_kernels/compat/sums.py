@@ -1,11 +1,41 @@
 """Sums over pairs that several shims are made of. Shapes and letters as in dmmd_kernels.ops."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
+from functools import wraps
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import dmmd_kernels as dk
+from dmmd_kernels.ops.checks import refuse_images
+from dmmd_kernels.ops.dtypes import F, in_one_dtype, loss_dtype
+
+
+def of_samples(*names: str) -> Callable[[F], F]:
+    """For stand-ins whose arguments `names` are samples (n, d): their dtypes, and no images.
+
+    They are promoted before widths are read off them. Samples that are no tensors pass as they are.
+    """
+
+    def decorate(function: F) -> F:
+        parameters = list(signature(function).parameters)
+        places = {name: parameters.index(name) for name in names}
+        in_one = in_one_dtype(*names, result=loss_dtype)(function)
+
+        @wraps(function)
+        def call(*args: Any, **named: Any) -> Any:
+            given = {n: args[p] if p < len(args) else named.get(n) for n, p in places.items()}
+            images = {n: t for n, t in given.items() if isinstance(t, Tensor) and t.ndim > 3}
+            if images:
+                owner = type(args[0]).__name__ if "self" in parameters else function.__name__
+                refuse_images(owner, **images)
+            return in_one(*args, **named)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
 
 
 def gaussian_over(c: float | Tensor) -> dk.Kernel:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import dmmd_kernels as dk
-from dmmd_kernels.compat.sums import consecutive, require_same_size
+from dmmd_kernels.compat.sums import consecutive, of_samples, require_same_size
 
 EXCHANGED = {
     "MultipleKernelMaximumMeanDiscrepancy": ("forward",),
@@ -45,6 +45,7 @@ class GaussianKernel(nn.Module):
         self.track_running_stats = track_running_stats
         self.alpha = alpha
 
+    @of_samples("X")
     def forward(self, X: Tensor) -> Tensor:
         return dk.kernel_matrix(X, X, dk.gaussian(_sigma_square(self, X).sqrt()))
 
@@ -91,6 +92,7 @@ class MultipleKernelMaximumMeanDiscrepancy(nn.Module):
         self.index_matrix = None
         self.linear = linear
 
+    @of_samples("z_s", "z_t")
     def forward(self, z_s: Tensor, z_t: Tensor) -> Tensor:
         require_same_size("MultipleKernelMaximumMeanDiscrepancy", z_s, z_t)
         pooled, extra = torch.cat([z_s, z_t]), 2 / (len(z_s) - 1)
@@ -123,10 +125,14 @@ class JointMultipleKernelMaximumMeanDiscrepancy(nn.Module):
 
     def forward(self, z_s: Sequence[Tensor], z_t: Sequence[Tensor]) -> Tensor:
         require_same_size("JointMultipleKernelMaximumMeanDiscrepancy", z_s[0], z_t[0])
-        n = len(z_s[0])
         layers = [
             theta(torch.cat(pair)) for *pair, theta in zip(z_s, z_t, self.thetas, strict=False)
         ]
+        return self._of_layers(layers)
+
+    @of_samples("layers")
+    def _of_layers(self, layers: list[Tensor]) -> Tensor:
+        n = len(layers[0]) // 2
         if all(_is_gaussian(kernel) for layer in self.kernels for kernel in layer):
             form = _joint_form(layers, self.kernels, self.linear)
         else:

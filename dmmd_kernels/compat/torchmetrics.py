@@ -19,7 +19,7 @@ from torch import Tensor
 
 import dmmd_kernels as dk
 from dmmd_kernels.compat.patching import Swap
-from dmmd_kernels.compat.sums import require_same_size
+from dmmd_kernels.compat.sums import of_samples, require_same_size
 
 _MOST_BYTES = 2**28
 
@@ -28,6 +28,7 @@ def _polynomial(degree: int, gamma: float | None, coef: float) -> dk.Kernel:
     return dk.polynomial(degree, gamma, coef)
 
 
+@of_samples("f1", "f2")
 def poly_kernel(
     f1: Tensor, f2: Tensor, degree: int = 3, gamma: float | None = None, coef: float = 1.0
 ) -> Tensor:
@@ -42,6 +43,7 @@ def maximum_mean_discrepancy(k_xx: Tensor, k_xy: Tensor, k_yy: Tensor) -> Tensor
     return within / (m * (m - 1)) - 2 * k_xy.sum() / m**2
 
 
+@of_samples("f_real", "f_fake")
 def poly_mmd(
     f_real: Tensor, f_fake: Tensor, degree: int = 3, gamma: float | None = None, coef: float = 1.0
 ) -> Tensor:
@@ -51,6 +53,7 @@ def poly_mmd(
     return dk.mmd2(f_real, f_fake, kernel)
 
 
+@of_samples("f_real", "f_fake")
 def poly_mmd_of_subsets(
     f_real: Tensor, f_fake: Tensor, rows: Tensor, degree: int, gamma: float | None, coef: float
 ) -> Tensor:

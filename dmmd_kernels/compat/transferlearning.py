@@ -29,6 +29,7 @@ from dmmd_kernels.compat.sums import (
     consecutive,
     gaussian_ladder,
     mean_square_distance,
+    of_samples,
     require_same_size,
 )
 
@@ -53,6 +54,7 @@ def _ladder(source, target, kernel_mul, kernel_num, fix_sigma, average=False) ->
     return gaussian_ladder(bandwidth, kernel_mul, kernel_num, weight)
 
 
+@of_samples("source", "target")
 def guassian_kernel(
     source: Tensor,
     target: Tensor,
@@ -68,6 +70,7 @@ def guassian_kernel(
     return dk.kernel_matrix(pooled, pooled, kernel)
 
 
+@of_samples("source", "target")
 def mmd_rbf_noaccelerate(
     source: Tensor,
     target: Tensor,
@@ -86,6 +89,7 @@ mmd = mmd_rbf_noaccelerate
 DAN = mmd_rbf_noaccelerate
 
 
+@of_samples("source", "target")
 def mmd_rbf_accelerate(
     source: Tensor,
     target: Tensor,
@@ -101,12 +105,14 @@ def mmd_rbf_accelerate(
     return consecutive(source, target, kernel).sum() / len(source)
 
 
+@of_samples("f_of_X", "f_of_Y")
 def mmd_linear(f_of_X: Tensor, f_of_Y: Tensor) -> Tensor:
     """The mean over all entries of (X - Y)(X - Y)ᵀ, that is |mean X - mean Y|² for equal sizes."""
     require_same_size("mmd_linear", f_of_X, f_of_Y)
     return (f_of_X - f_of_Y).mean(0).square().sum()
 
 
+@of_samples("source", "target")
 def cmmd(
     source: Tensor,
     target: Tensor,
@@ -209,12 +215,14 @@ class LMMDLoss(MMDLoss):
     def step(self) -> None:
         self.curr_iter = min(self.curr_iter + 1, self.max_iter)
 
+    @of_samples("source", "target")
     def forward(self, source, target, source_label, target_logits):  # type: ignore[override]
         if self.kernel_type == "linear":
             raise NotImplementedError("LMMDLoss: kernel_type must be 'rbf', got 'linear'")
         if self.kernel_type != "rbf":
             return None
-        w = class_weights(source_label, target_logits, self.num_class).to(source)
+        wide = torch.promote_types(target_logits.dtype, source.dtype)
+        w = class_weights(source_label, target_logits.to(wide), self.num_class).to(source)
         kernel = _ladder(source, target, self.kernel_mul, self.kernel_num, self.fix_sigma)
         loss = _signed_form(source, target, w, kernel).reshape(1)
         if loss.isnan():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dmmd_kernels.kernels import energy
 from dmmd_kernels.ops.checks import check_points, common_batch
+from dmmd_kernels.ops.dtypes import in_one_dtype
 from dmmd_kernels.ops.pairwise import kernel_matrix
 
 _ROWS = 4096
@@ -23,6 +24,7 @@ _SAMPLED = 2**19
 Times = int | Tensor  # how often distances count: one number for all, or one each
 
 
+@in_one_dtype("x", "y")
 def mean_sigma(x: Tensor, y: Tensor) -> Tensor:
     """σ with 2σ² = the mean of |u - u'|² over the pairs u ≠ u' of the pooled sample [x; y].
 
@@ -44,6 +46,7 @@ def mean_sigma(x: Tensor, y: Tensor) -> Tensor:
     return (u.square().sum((-2, -1)) / (size - 1)).sqrt().to(x.dtype)
 
 
+@in_one_dtype("x", "y")
 def median_sigma(
     x: Tensor, y: Tensor, *, pairs: str = "pooled", max_points: int | None = _ROWS
 ) -> Tensor:

@@ -8,17 +8,25 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dmmd_kernels.kernels import Kernel, is_tracing
-from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
+from dmmd_kernels.autograd.register import resolved
+from dmmd_kernels.kernels import Kernel
+from dmmd_kernels.ops.checks import (
+    check_numbers,
+    check_points,
+    check_tensor,
+    check_weights,
+    common_batch,
+)
 from dmmd_kernels.ops.schedules import Schedule
+from dmmd_kernels.parameters import is_tracing
 
 
 def blocks(t: Tensor, batch: torch.Size, inner: int) -> Tensor:
-    """(…, *inner) as (B, *inner), or (1, *inner) where all flows share it; contiguous."""
+    """(…, *inner) as (B, *inner), or (1, *inner) where all flows share it; as it is in memory."""
     lead, shape = t.shape[: t.ndim - inner], t.shape[t.ndim - inner :]
     if prod(lead) > 1 or prod(batch) == 0:
         t = t.expand(*batch, *shape)
-    return t.reshape(-1, *shape).contiguous()
+    return resolved(t.reshape(-1, *shape).contiguous())
 
 
 def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
@@ -36,7 +44,7 @@ def is_zero(noise: Schedule) -> bool:
 
 def per_flow(name: str, value: float | Tensor, batch: torch.Size, like: Tensor) -> Tensor:
     """A number, or one per flow, (…,) or (1, …), as (B,), or (1,) where all flows share it."""
-    made = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    made = resolved(torch.as_tensor(value, dtype=like.dtype, device=like.device))
     if made.ndim == len(batch) + 1 and len(made) == 1:
         made = made[0]
     lead = made.shape
@@ -63,6 +71,9 @@ def check_flow(
     x: Tensor, y: Tensor, weights: Tensor | None, kernel: Kernel, *schedules: Schedule
 ) -> None:
     check_points("flow", x=x, y=y)
+    check_numbers("flow", x=x, y=y)
+    if weights is not None:
+        check_tensor("flow", "weights", weights)
     if x.shape[-1] == 0:
         raise ValueError(f"flow: d must be at least 1, got x of shape {tuple(x.shape)}")
     for name, cloud in (("x", x), ("y", y)):
@@ -132,6 +143,7 @@ def check_motion(op: str, momentum: float, max_norm: float | None) -> None:
 
 def check_update(named: dict[str, Tensor], momentum: float, max_norm: float | None) -> None:
     check_points("flow_update", **named)
+    check_numbers("flow_update", **named)
     z = named["z"]
     if z.shape[-1] == 0:
         raise ValueError(f"flow_update: d must be at least 1, got z of shape {tuple(z.shape)}")

@@ -16,11 +16,12 @@ from dmmd_kernels.backends import native_flow, reference, reference_flow
 from dmmd_kernels.backends.choice import BackendError, pick
 from dmmd_kernels.kernels import Kernel, Lowered
 from dmmd_kernels.ops.checks import common_batch
+from dmmd_kernels.ops.dtypes import HALVES, working
 from dmmd_kernels.ops.flow_inputs import blocks, is_zero
+from dmmd_kernels.ops.products import without_autocast
 from dmmd_kernels.ops.schedules import Schedule, kernel_rows, rows, schedule, tables
 from dmmd_kernels.ops.shortcuts import is_small
 
-HALVES = (torch.float16, torch.bfloat16)
 _PIECE_S = 0.2  # how long one call into a backend may take: what Ctrl-C waits for
 _MOST_POINTS = 8192  # of clouds whose flows are prepared; more take so long that it does not count
 
@@ -47,7 +48,7 @@ class Run:
         backend: str,
         precision: str,
     ) -> None:
-        dtype = torch.float32 if x.dtype in HALVES else x.dtype
+        dtype = working(x.dtype)
         self.uniform = y.new_full(y.shape[-2:-1], 1 / y.shape[-2], dtype=dtype)
         w = self.uniform if weights is None else weights
         is_batch = x.ndim > 2 or y.ndim > 2 or w.ndim > 1
@@ -87,13 +88,14 @@ class Run:
                 yield done
 
     def _advance(self, move: Callable, start: int, end: int, first_step: int) -> None:
-        move(
-            kernel=kernel_rows(self.table, start, end),
-            step_size=rows(self.sizes, start, end).expand(end - start, -1),
-            noise=None if self.spreads is None else rows(self.spreads, start, end),
-            failed=self.failed,
-            first_step=first_step + start,
-        )
+        with without_autocast(self.cloud.device):
+            move(
+                kernel=kernel_rows(self.table, start, end),
+                step_size=rows(self.sizes, start, end).expand(end - start, -1),
+                noise=None if self.spreads is None else rows(self.spreads, start, end),
+                failed=self.failed,
+                first_step=first_step + start,
+            )
         is_last = end == self.steps
         if self.x.is_cuda and not is_last and not torch.cuda.is_current_stream_capturing():
             torch.cuda.current_stream(self.x.device).synchronize()

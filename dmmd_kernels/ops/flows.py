@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from dmmd_kernels.autograd.register import resolved
 from dmmd_kernels.backends import native_flow, reference_flow
 from dmmd_kernels.backends.choice import BackendError
-from dmmd_kernels.kernels import Kernel
+from dmmd_kernels.kernels import Kernel, check_kernel
+from dmmd_kernels.ops.dtypes import common_dtype, working
 from dmmd_kernels.ops.flow_inputs import (
     check_backend,
     check_counts,
@@ -35,7 +37,7 @@ from dmmd_kernels.ops.flow_inputs import (
     per_flow,
     seed_of,
 )
-from dmmd_kernels.ops.flow_run import HALVES, Run
+from dmmd_kernels.ops.flow_run import Run
 from dmmd_kernels.ops.mmd import mmd2, witness_grad
 from dmmd_kernels.ops.schedules import Schedule, kernel_at
 from dmmd_kernels.ops.shortcuts import likeness
@@ -170,6 +172,7 @@ def flow(
             step, and holds the last finite state.
         BackendError: the named backend cannot run the call.
     """
+    check_kernel("flow", kernel)
     check_counts(steps, momentum, max_norm, record_every, callback_every)
     check_integers("flow", seed=seed, first_step=first_step, first_flow=first_flow)
     how: dict[str, Any] = {"momentum": momentum, "max_norm": max_norm, "first_flow": first_flow}
@@ -184,6 +187,12 @@ def flow(
         return _finite(FlowResult(moved), failed, x.shape[:-2], first_flow)
     check_flow(x, y, weights, kernel, step_size, noise)
     check_backend(backend, precision)
+    dtype = common_dtype(*clouds)
+    if any(cloud.dtype != dtype for cloud in clouds):
+        x, y, like = x.to(dtype), y.to(dtype), None
+        weights = None if weights is None else weights.to(dtype)
+    if kernel.parameters:  # a callback may change them in place
+        kernel = kernel.changed(lambda p: p.clone() if isinstance(p, Tensor) else p)
     with torch.no_grad(), torch.cuda.device_of(x):  # launch where the particles are
         backends: dict[str, Any] = {"backend": backend, "precision": precision}
         run = Run(x, y, weights, kernel, step_size, noise, steps, **backends)
@@ -250,8 +259,8 @@ def flow_update(
     check_no_grad("flow_update", *named.values(), step_size, noise)
     check_integers("flow_update", seed=seed, step=step, first_flow=first_flow)
     check_backend(backend)
-    batch, dtype = z.shape[:-2], torch.float32 if z.dtype in HALVES else z.dtype
-    flat = lambda t: t.reshape(prod(batch), *z.shape[-2:]).to(dtype).contiguous()
+    batch, dtype = z.shape[:-2], working(common_dtype(*named.values()))
+    flat = lambda t: resolved(t.reshape(prod(batch), *z.shape[-2:]).to(dtype).contiguous())
     cloud, trail = flat(z), None if velocity is None else flat(velocity)
     has_noise = not is_zero(noise)
     in_cpp = backend in ("auto", "native") and _can_update(cloud, backend)
@@ -269,10 +278,9 @@ def flow_update(
             step=step,
             first_flow=first_flow,
         )
-    if z.dtype != dtype:
-        z.copy_(cloud.view_as(z))
-        if velocity is not None and trail is not None:
-            velocity.copy_(trail.view_as(velocity))
+    for own, moved in ((z, cloud), (velocity, trail)):
+        if own is not None and moved is not None and (own.dtype != dtype or own.is_neg()):
+            own.copy_(moved.view_as(own))
     return z
 
 

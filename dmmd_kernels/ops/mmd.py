@@ -19,12 +19,14 @@ from torch.autograd import forward_ad
 
 from dmmd_kernels.autograd import bilinear, forms, row_sums
 from dmmd_kernels.backends.clouds import joined
-from dmmd_kernels.kernels import PLAIN, Kernel, Mixture, is_jit_tracing, is_tracing
+from dmmd_kernels.kernels import Kernel, Mixture, check_kernel
 from dmmd_kernels.ops.checks import check_points, check_weights, common_batch
+from dmmd_kernels.ops.dtypes import common_dtype, working
 from dmmd_kernels.ops.pairwise import How, added, gradient_of_cloud, potential_of_cloud, run
+from dmmd_kernels.ops.products import product
 from dmmd_kernels.ops.shortcuts import PreparedForm, is_small, likeness, prepare_sweep
+from dmmd_kernels.parameters import PLAIN, is_jit_tracing, is_tracing
 
-_HALF = (torch.float16, torch.bfloat16)
 _kept: dict[tuple, Any] = {}
 
 
@@ -61,20 +63,22 @@ def mmd2(
             needs two points in each, biased one.
         BackendError: the named backend cannot run the call.
     """
+    if not isinstance(kernel, Kernel):
+        check_kernel("mmd2", kernel)
     uniform = weights_x is None and weights_y is None
     like = likeness(("mmd2", estimator, backend, precision), x, y) if uniform else None
     if (form := kernel.prepared.get(like)) is not None:
         return form(x, y)
     check_points("mmd2", x=x, y=y)
     _check_estimator(estimator, x, y)
-    if like and (form := _prepared(x, y, kernel, estimator, precision, backend)):
+    _check_both_weights(x, y, weights_x, weights_y)
+    dtype = common_dtype(x, y, weights_x, weights_y)
+    work = working(dtype)
+    is_cast = not x.dtype == y.dtype == work
+    if like and not is_cast and (form := _prepared(x, y, kernel, estimator, precision, backend)):
         kernel.keep(like, form)
         return form(x, y)
-    dtype = x.dtype
-    if dtype in _HALF:  # 1/n does not fit in half precision, nor does a difference of means
-        x, y = x.float(), y.float()
-        weights_x = None if weights_x is None else weights_x.float()
-        weights_y = None if weights_y is None else weights_y.float()
+    x, y = _rounded(x, work), _rounded(y, work)
     lowered = kernel.lower(x)
     how = (estimator == "unbiased", precision, backend)
     weights = None if uniform else _weights(x, y, weights_x, weights_y)
@@ -136,6 +140,8 @@ def witness_grad(
 
 
 def _witness(op, operator, z, x, y, kernel, how):
+    if not isinstance(kernel, Kernel):
+        check_kernel(op, kernel)
     like = likeness((op, how[2], how[1]), z, x, y)
     if (known := kernel.prepared.get(like)) is not None:
         return known(z, torch.cat((x, y)))
@@ -143,9 +149,10 @@ def _witness(op, operator, z, x, y, kernel, how):
     if x.shape[-2] == 0 or y.shape[-2] == 0:
         sample = "x" if x.shape[-2] == 0 else "y"
         raise ValueError(f"{op}: {sample} must hold at least one point, got an empty sample")
-    dtype = z.dtype
-    if dtype in _HALF:
-        z, x, y, like = z.float(), x.float(), y.float(), None
+    dtype = common_dtype(z, x, y)
+    work = working(dtype)
+    if not z.dtype == x.dtype == y.dtype == work:
+        z, x, y, like = _rounded(z, work), _rounded(x, work), _rounded(y, work), None
     common_batch(op, x=x, y=y)
     w = _for_sizes(_witness_weights, x, y)
     u = joined(x, y)
@@ -236,13 +243,16 @@ def _signed_coefficients(x, y, weights, estimator) -> tuple[Tensor, Tensor]:
     return _quadratic_coefficients(a, b, estimator)
 
 
-def _weights(x, y, weights_x, weights_y) -> tuple[Tensor, Tensor]:
+def _check_both_weights(x, y, weights_x, weights_y) -> None:
     if weights_x is not None:
         check_weights("mmd2", "weights_x", weights_x, "x", x, columns=False)
     if weights_y is not None:
         check_weights("mmd2", "weights_y", weights_y, "y", y, columns=False)
-    a = _uniform(x) if weights_x is None else weights_x
-    return a, _uniform(y) if weights_y is None else weights_y
+
+
+def _weights(x, y, weights_x, weights_y) -> tuple[Tensor, Tensor]:
+    a = _uniform(x) if weights_x is None else weights_x.to(x.dtype)
+    return a, _uniform(y) if weights_y is None else weights_y.to(y.dtype)
 
 
 def _for_sizes(build: Callable, x: Tensor, y: Tensor, *rest) -> Any:
@@ -276,9 +286,20 @@ def _quadratic_coefficients(a: Tensor, b: Tensor, estimator: str) -> tuple[Tenso
 
 
 def _off_diagonal_scale(a: Tensor) -> Tensor:
-    """(Σa)² / ((Σa)² - Σa²): n/(n - 1) for uniform weights."""
+    """(Σa)² / ((Σa)² - Σa²): n/(n - 1) for uniform weights.
+
+    Raises:
+        ValueError: it is infinite, as for one weight that is not zero; seen on the CPU alone, since
+            to look would stall a GPU.
+    """
     mass = a.sum(-1, keepdim=True).square()
-    return mass / (mass - a.square().sum(-1, keepdim=True))
+    pairs = mass - a.square().sum(-1, keepdim=True)
+    if type(a) in PLAIN and a.is_cpu and not is_tracing() and not pairs.detach().all():
+        raise ValueError(
+            "mmd2: weights must have pairs i ≠ j in x and in y for estimator='unbiased', so two "
+            "that are not zero in each; estimator='biased' takes one"
+        )
+    return mass / pairs
 
 
 def _linear_mmd2(x: Tensor, y: Tensor, how: How) -> Tensor:
@@ -296,7 +317,9 @@ def _linear_mmd2(x: Tensor, y: Tensor, how: How) -> Tensor:
         return (sum_x / x.shape[-2] - sum_y / y.shape[-2]).square().sum((-2, -1))
     shares, of_means, of_squares = _for_sizes(_linear_coefficients, x, y)
     means, squares = shares * _joined(sum_x, sum_y), shares * _joined(squares_x, squares_y)
-    return (of_means * (means @ means.mT)).sum((-2, -1)) - (of_squares * squares).sum((-2, -1))
+    return (of_means * product(means, means.mT)).sum((-2, -1)) - (of_squares * squares).sum(
+        (-2, -1)
+    )
 
 
 def _joined(a: Tensor, b: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ loss = dk.MMDLoss(dk.gaussian(2.0), features=encoder)                a deep kern
 loss = dk.MMDLoss(lambda x, y: dk.gaussian(dk.median_sigma(x, y)))   a width read off the batch
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmmd_kernels.kernels import Kernel, Term, energy
+from dmmd_kernels.kernels import Kernel, Term, check_kernel, energy
+from dmmd_kernels.ops.checks import refuse_images
+from dmmd_kernels.ops.dtypes import HALVES, common_dtype, loss_dtype, working
 from dmmd_kernels.ops.mmd import mmd2
 
 KernelRule = Callable[[Tensor, Tensor], Kernel]
@@ -50,6 +53,7 @@ class LearnableKernel(nn.Module):
 
     def __init__(self, kernel: Kernel, learn: Sequence[str] = ("widths",)) -> None:
         super().__init__()
+        check_kernel("LearnableKernel", kernel)
         if not set(learn) <= {"widths", "weights", "shapes"} or not learn:
             raise ValueError(
                 f"LearnableKernel: learn must name 'widths', 'weights' or 'shapes', got {learn!r}"
@@ -73,7 +77,9 @@ class LearnableKernel(nn.Module):
         self._register("log_shape", "shapes", shapes)
 
     def _register(self, name: str, kind: str, start: list) -> None:
-        logarithm = nn.Parameter(torch.tensor(start).log()) if kind in self.learn else None
+        logarithm = None
+        if kind in self.learn:  # of the numbers in float64: 1/σ² may be less than float32 can hold
+            logarithm = nn.Parameter(torch.tensor([math.log(value) for value in start]))
         self.register_parameter(name, logarithm)
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Kernel:
@@ -105,9 +111,13 @@ def _with(term: Term, learned: dict[str, Iterator[Tensor]]) -> Term:
 class MMDLoss(nn.Module):
     """MMD² between two samples as a loss: `forward(x (…, n, d), y (…, m, d))` → ().
 
+    Dtypes are promoted as by `mmd2`; under torch.autocast half precision gives float32, as with
+    torch's own losses.
+
     Args:
         kernel: a Kernel; or what maps (x, y) to one, such as LearnableKernel or a rule for the
-            width. A rule that is a module is a part of this one.
+            width. A rule that is a module is a part of this one, and so is each nn.Parameter of a
+            Kernel: `kernel_0`, `kernel_1` and so on, in the order of the kernel's parameters.
         features: a network φ applied to both samples first: the kernel is then k(φ(x), φ(y)).
         estimator: "biased", which is at least 0 and whose gradient is that of a V-statistic, or
             "unbiased", which is right on average and may be negative.
@@ -115,7 +125,9 @@ class MMDLoss(nn.Module):
         backend: as in `mmd2`.
 
     Raises:
-        ValueError: an unknown reduction or estimator; on calling, as `mmd2` does.
+        TypeError: kernel is neither a Kernel nor callable.
+        ValueError: an unknown reduction or estimator; on calling, as `mmd2` does, and for what
+            looks like images, (B, 1 or 3, side, side), or like widths per dimension.
     """
 
     def __init__(
@@ -138,7 +150,12 @@ class MMDLoss(nn.Module):
                 f"{type(self).__name__}: estimator must be 'biased' or 'unbiased', "
                 f"got {estimator!r}"
             )
+        if not callable(kernel):
+            check_kernel(type(self).__name__, kernel)
         self.kernel = kernel
+        self._held = _parameters_once(kernel)
+        for index, parameter in enumerate(self._held):
+            self.register_parameter(f"kernel_{index}", parameter)
         self.features = features
         self.estimator = estimator
         self.reduction = reduction
@@ -155,7 +172,13 @@ class MMDLoss(nn.Module):
         """Weights (…, n) and (…, m) as in `mmd2`. Returns (), or (…,) for reduction="none"."""
         if self.features is not None:
             x, y = self.features(x), self.features(y)
-        kernel = self.kernel if isinstance(self.kernel, Kernel) else self.kernel(x, y)
+        result = None
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim < 4 and _agree(x, y)):
+            refuse_images(type(self).__name__, x=x, y=y)
+            result, work = loss_dtype(x, y), working(common_dtype(x, y))
+            x, y = x.to(work), y.to(work)
+        kernel = self.kernel
+        kernel = self._kernel_of_now(kernel) if isinstance(kernel, Kernel) else kernel(x, y)
         values = mmd2(
             x,
             y,
@@ -165,11 +188,37 @@ class MMDLoss(nn.Module):
             weights_y=weights_y,
             backend=self.backend,
         )
-        return _REDUCTIONS[self.reduction](values)
+        if values.ndim and x.ndim == y.ndim == 2 and values.shape[-1] == x.shape[-1]:
+            raise ValueError(
+                f"{type(self).__name__}: the kernel's parameters must be one for all points, got "
+                f"{tuple(values.shape)} of them; for a width per dimension divide the points by "
+                "their widths"
+            )
+        value = _REDUCTIONS[self.reduction](values)
+        return value if result is None else value.to(result)
+
+    def _kernel_of_now(self, kernel: Kernel) -> Kernel:
+        """With the parameters that the module has, which torch may have exchanged."""
+        now = [getattr(self, f"kernel_{index}") for index in range(len(self._held))]
+        if all(old is new for old, new in zip(self._held, now, strict=True)):
+            return kernel
+        places = {id(old): new for old, new in zip(self._held, now, strict=True)}
+        return kernel.changed(lambda value: places.get(id(value), value))
 
     def extra_repr(self) -> str:
         kernel = f"{self.kernel}, " if isinstance(self.kernel, Kernel) else ""
         return f"{kernel}estimator={self.estimator!r}, reduction={self.reduction!r}"
+
+
+def _agree(x: Tensor, y: Tensor) -> bool:
+    """Whether they are of one dtype that is computed in as it is."""
+    return x.dtype == y.dtype and x.dtype not in HALVES
+
+
+def _parameters_once(kernel: object) -> list[nn.Parameter]:
+    """The nn.Parameters of a Kernel, each once."""
+    held = kernel.parameters if isinstance(kernel, Kernel) else ()
+    return list({id(p): p for p in held if isinstance(p, nn.Parameter)}.values())
 
 
 class EnergyLoss(MMDLoss):

@@ -13,8 +13,10 @@ from torch import Tensor
 from dmmd_kernels.autograd import bilinear, matrix
 from dmmd_kernels.autograd.register import Operator
 from dmmd_kernels.autograd.routes import recordable
-from dmmd_kernels.kernels import Kernel, Lowered, Mixture
+from dmmd_kernels.kernels import Kernel, Lowered, Mixture, check_kernel
 from dmmd_kernels.ops.checks import check_cloud, check_points, common_batch, one_batch
+from dmmd_kernels.ops.dtypes import recast
+from dmmd_kernels.ops.products import product
 from dmmd_kernels.ops.shortcuts import likeness, prepare_sweep
 
 How = tuple[bool, str, str]
@@ -39,10 +41,15 @@ def kernel_matrix(
         TypeError, ValueError: x and y do not fit together.
         BackendError: the named backend cannot run the call.
     """
+    if not isinstance(kernel, Kernel):
+        check_kernel("kernel_matrix", kernel)
     like = likeness(("kernel_matrix", backend, precision), x, y)
     if (known := kernel.prepared.get(like)) is not None:
         return known(x, y)
     check_points("kernel_matrix", x=x, y=y)
+    options = {"backend": backend, "precision": precision}
+    if (result := recast(kernel_matrix, kernel, x, y, **options)) is not None:
+        return result
     how = (False, precision, backend)
     lowered = kernel.lower(x)
     if all(mixture.is_radial for mixture in lowered.mixtures):
@@ -55,7 +62,7 @@ def kernel_matrix(
         else:
             parts.append(_polynomial_matrix(x, y, mixture))
     if lowered.linear is not None:
-        parts.append(lowered.linear[..., None, None].to(x.dtype) * (x @ y.mT))
+        parts.append(lowered.linear[..., None, None] * product(x, y.mT))
     return added(parts)
 
 
@@ -86,10 +93,15 @@ def potential(
         TypeError, ValueError: z, x and w do not fit together.
         BackendError: the named backend cannot run the call.
     """
+    if not isinstance(kernel, Kernel):
+        check_kernel("potential", kernel)
     like = likeness(("potential", backend, precision), z, x, w)
     if (known := kernel.prepared.get(like)) is not None:
         return known(z, x, w)
     check_cloud("potential", z, x, w, columns=True)
+    options = {"backend": backend, "precision": precision}
+    if (result := recast(potential, kernel, z, x, w, **options)) is not None:
+        return result
     how = (False, precision, backend)
     prepare_sweep(like, bilinear.potential, kernel, z, x, (), how)
     return potential_of_cloud("potential", z, x, w, kernel, how)
@@ -119,10 +131,15 @@ def potential_grad(
     Raises:
         TypeError, ValueError, BackendError: as in `potential`.
     """
+    if not isinstance(kernel, Kernel):
+        check_kernel("potential_grad", kernel)
     like = likeness(("potential_grad", backend, precision), z, x, w)
     if (known := kernel.prepared.get(like)) is not None:
         return known(z, x, None, w)
     check_cloud("potential_grad", z, x, w, columns=False)
+    options = {"backend": backend, "precision": precision}
+    if (result := recast(potential_grad, kernel, z, x, w, **options)) is not None:
+        return result
     how = (False, precision, backend)
     prepare_sweep(like, bilinear.potential_grad, kernel, z, x, (), how)
     return gradient_of_cloud("potential_grad", z, x, w, kernel, how)
@@ -144,10 +161,15 @@ def potential_and_grad(
     Returns:
         f, (…, n), twice differentiable as `potential`, and g, (…, n, d), once as `potential_grad`.
     """
+    if not isinstance(kernel, Kernel):
+        check_kernel("potential_and_grad", kernel)
     like = likeness(("potential_and_grad", backend, precision), z, x, w)
     if (known := kernel.prepared.get(like)) is not None:
         return known(z, x, w)
     check_cloud("potential_and_grad", z, x, w, columns=False)
+    options = {"backend": backend, "precision": precision}
+    if (result := recast(potential_and_grad, kernel, z, x, w, **options)) is not None:
+        return result
     lowered = kernel.lower(z)
     how = (False, precision, backend)
     prepare_sweep(like, bilinear.potential_and_grad, kernel, z, x, (), how)
@@ -221,12 +243,12 @@ def _linear_moment(x: Tensor, w: Tensor, lowered: Lowered) -> Tensor:
     assert lowered.linear is not None
     x, w = recordable(x, w)
     columns = w.unsqueeze(-1) if w.ndim < x.ndim else w
-    return lowered.linear[..., None, None].to(x.dtype) * (x.mT @ columns)
+    return lowered.linear[..., None, None] * product(x.mT, columns)
 
 
 def _linear_potential(z: Tensor, x: Tensor, w: Tensor, lowered: Lowered) -> Tensor:
     (z,) = recordable(z)
-    f = z @ _linear_moment(x, w, lowered)
+    f = product(z, _linear_moment(x, w, lowered))
     return f.squeeze(-1) if w.ndim < x.ndim else f
 
 
@@ -237,12 +259,12 @@ def _linear_gradient(z: Tensor, x: Tensor, w: Tensor, lowered: Lowered) -> Tenso
 
 
 def _polynomial_matrix(x: Tensor, y: Tensor, mixture: Mixture) -> Tensor:
-    products = x @ y.mT
+    products = product(x, y.mT)
     total = []
     for index, name in enumerate(mixture.names):
         weight, gamma, coef = mixture.params[..., index, :, None, None].unbind(-3)
         total.append(weight * (gamma * products + coef) ** int(name.removeprefix("polynomial")))
-    return added(total).to(x.dtype)
+    return added(total)
 
 
 def added(parts: list[Tensor]) -> Tensor:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops.checks import check_points, common_batch
+from dmmd_kernels.ops.dtypes import in_one_dtype
 from dmmd_kernels.ops.mmd import mmd2
 from dmmd_kernels.ops.pairwise import kernel_diagonal, potential
 
 
+@in_one_dtype("x", "y")
 def power_criterion(
     x: Tensor, y: Tensor, kernel: Kernel, *, regularization: float = 1e-8, backend: str = "auto"
 ) -> Tensor:
@@ -39,6 +41,7 @@ def power_criterion(
     return mmd2(x, y, kernel, backend=backend) / (variance + regularization).sqrt()
 
 
+@in_one_dtype("x", "y")
 def mmd2_variance(x: Tensor, y: Tensor, kernel: Kernel, *, backend: str = "auto") -> Tensor:
     """The variance of unbiased MMD² where the distributions differ, to first order in 1/n.
 
@@ -73,6 +76,7 @@ def mmd2_variance(x: Tensor, y: Tensor, kernel: Kernel, *, backend: str = "auto"
     return 4 * (g_x.var(-1, correction=0) / n + g_y.var(-1, correction=0) / m)
 
 
+@in_one_dtype("x", "y")
 def select_kernel(
     x: Tensor,
     y: Tensor,

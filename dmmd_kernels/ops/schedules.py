@@ -5,13 +5,13 @@ tables are the same with (L, 3) behind.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dmmd_kernels.autograd.register import resolved
 from dmmd_kernels.kernels import Kernel, Lowered
 
 Schedule = float | Sequence[float] | Tensor
@@ -23,7 +23,7 @@ def schedule(name: str, value: Schedule, steps: int, batch: torch.Size, like: Te
     Raises:
         ValueError: another shape.
     """
-    made = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    made = resolved(torch.as_tensor(value, dtype=like.dtype, device=like.device))
     if (made.ndim == 1 and len(made) != steps) or made.ndim not in (0, 1, 1 + len(batch)):
         got = len(made) if made.ndim == 1 else f"shape {tuple(made.shape)}"
         raise ValueError(
@@ -69,12 +69,7 @@ def kernel_at(kernel: Kernel, step: int, batch: torch.Size) -> Kernel:
             return value
         return value[step if len(value) > 1 else 0]
 
-    return Kernel(
-        tuple(
-            replace(t, weight=at(t.weight), scale=at(t.scale), shape=at(t.shape))
-            for t in kernel.terms
-        )
-    )
+    return kernel.changed(at)
 
 
 def _fold(name: str, t: Tensor, inner: int, steps: int, batch: torch.Size) -> Tensor:

@@ -19,7 +19,8 @@ from dmmd_kernels.autograd.batched import one_by_one
 from dmmd_kernels.autograd.register import Operator
 from dmmd_kernels.autograd.routes import recordable
 from dmmd_kernels.backends.choice import pick
-from dmmd_kernels.kernels import PLAIN, Kernel, Lowered, Mixture, is_tracing
+from dmmd_kernels.kernels import Kernel, Lowered, Mixture
+from dmmd_kernels.parameters import PLAIN, is_tracing
 
 _MOST_POINTS = 1024  # of all clouds; more take so long that the way there does not count
 _SMALL = 2**20  # numbers met in all pairs; a linear kernel's pairs then cost less than its sums
@@ -27,15 +28,25 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 def likeness(words: tuple, *tensors: Tensor) -> tuple | None:
-    """What a later call must share, in words and tensors; None where torch looks on."""
+    """What a later call must share, in words and tensors; None where torch looks on.
+
+    Only calls on the CPU are prepared (is_small), so the device, slow to ask for, is no part of it.
+    """
+    if is_tracing() or forward_ad._current_level >= 0:
+        return None
     for word in words:
         if type(word) is not str:
             return None
-    for t in tensors:
-        if type(t) not in PLAIN or unwrap_if_dead(t) is not t or not t.is_contiguous():
-            return None
-        words += t.shape, t.dtype, t.device
-    return None if is_tracing() or forward_ad._current_level >= 0 else words
+    try:
+        for t in tensors:
+            if type(t) not in PLAIN or unwrap_if_dead(t) is not t or not t.is_cpu:
+                return None
+            if not t.is_contiguous() or t.is_neg():
+                return None
+            words += t.dtype, t.shape
+    except RuntimeError:  # of sparse and nested tensors, which the checks will name
+        return None
+    return words
 
 
 def is_small(kernel: Kernel, *clouds: Tensor, most: int = _MOST_POINTS) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops.checks import check_points
+from dmmd_kernels.ops.dtypes import in_one_dtype, working_dtype
 from dmmd_kernels.ops.pairwise import kernel_diagonal, kernel_matrix, potential
 
 _STRIP = 4096  # rows that meet all later ones at a time
@@ -41,6 +42,7 @@ class AggregatedResult(NamedTuple):
 
 
 @torch.no_grad()
+@in_one_dtype("x", "y", result=working_dtype)
 def permutation_test(
     x: Tensor,
     y: Tensor,
@@ -80,6 +82,7 @@ def permutation_test(
 
 
 @torch.no_grad()
+@in_one_dtype("x", "y", result=working_dtype)
 def wild_bootstrap_test(
     x: Tensor,
     y: Tensor,
@@ -125,6 +128,7 @@ def wild_bootstrap_test(
 
 
 @torch.no_grad()
+@in_one_dtype("x", "y", result=working_dtype)
 def aggregated_test(
     x: Tensor,
     y: Tensor,
@@ -177,6 +181,7 @@ def aggregated_test(
 
 
 @torch.no_grad()
+@in_one_dtype("u", result=working_dtype)
 def mmd2_of_splits(
     u: Tensor,
     kernel: Kernel,

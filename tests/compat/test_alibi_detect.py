@@ -37,6 +37,15 @@ def test_the_median_rule_counts_pairs_as_the_original(n, m):
         torch.testing.assert_close(shim.sigma_median(x, x.clone()), (apart / 2).sqrt().reshape(1))
 
 
+def test_the_class_passes_for_theirs_where_a_detector_is_given_the_class():
+    kernels = {"__module__": "alibi_detect.utils.pytorch.kernels"}
+    theirs, other = (type(name, (), kernels) for name in ("GaussianRBF", "DeepKernel"))
+    assert shim.GaussianRBF == theirs
+    assert theirs == shim.GaussianRBF
+    assert shim.GaussianRBF not in (other, shim.DeepKernel, torch.nn.Module, "GaussianRBF")
+    assert {shim.GaussianRBF: 1}[shim.GaussianRBF] == 1
+
+
 def test_a_trainable_width_gets_its_gradient():
     x, y = clouds()
     kernel = shim.GaussianRBF(torch.tensor([1.5]).double(), trainable=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels.ops import pairwise, two_sample
+from dmmd_kernels.ops import pairwise, pooled, relabellings, two_sample
 from tests.cases import KERNELS, each_kernel, problem
 
 
@@ -28,8 +28,8 @@ def blobs(n: int, epsilon: float, seed: int) -> tuple[torch.Tensor, torch.Tensor
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
 def test_every_relabelling_has_its_own_mmd2(kernel, estimator, monkeypatch):
     """In strips and blocks smaller than the problem, so that their seams are seen."""
-    monkeypatch.setattr(two_sample, "_STRIP", 13)
-    monkeypatch.setattr(two_sample, "_NUMBERS", 1)
+    monkeypatch.setattr(pooled, "_STRIP", 13)
+    monkeypatch.setattr(relabellings, "_NUMBERS", 1)
     x, y, _, _ = problem(20, 31, 3, dtype=torch.float64)
     result = dk.permutation_test(
         x, y, kernel, permutations=30, estimator=estimator, generator=seeded(0)
@@ -85,7 +85,7 @@ def test_every_evaluation_is_by_the_named_backend(monkeypatch):
         named.append(backend)
         return dk.kernel_matrix(x, y, kernel, backend=backend)
 
-    for module in (two_sample, pairwise):
+    for module in (two_sample, pooled, pairwise):
         monkeypatch.setattr(module, "kernel_matrix", evaluation)
     x, y, _, _ = problem(8, 8, 3)
     how = {"backend": "reference"}

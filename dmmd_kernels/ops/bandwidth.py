@@ -47,7 +47,7 @@ def mean_sigma(x: Tensor, y: Tensor) -> Tensor:
     """
     u = _pooled("mean_sigma", x, y)
     size = u.shape[-2]
-    # Far from the origin a mean is rounded, but differences to it are not: what is left is put right.
+    # Far from the origin a mean is rounded, differences to it are not; what is left is put right.
     u = u - u.mean(-2, keepdim=True, dtype=torch.float64).to(u.dtype)
     largest = u.abs().amax((-2, -1), keepdim=True)  # so that no square overflows or vanishes
     u = u.div_(largest.where(largest > 0, 1))

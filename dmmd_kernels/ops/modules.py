@@ -1,6 +1,7 @@
 """Losses and kernels as torch.nn modules: for training loops, with state_dict, repr and .to().
 
 loss = dk.MMDLoss(dk.gaussian(2.0))                                  a fixed kernel
+loss = dk.MMDLoss(dk.gaussian(2.0), root=True)                       MMD itself, not its square
 loss = dk.MMDLoss(dk.LearnableKernel(dk.gaussian(2.0)))              its width is learned
 loss = dk.MMDLoss(dk.gaussian(2.0), features=encoder)                a deep kernel
 loss = dk.MMDLoss(lambda x, y: dk.gaussian(dk.median_sigma(x, y)))   a width read off the batch
@@ -103,19 +104,23 @@ def _with(term: Term, learned: dict[str, Iterator[Tensor]]) -> Term:
 
 
 class MMDLoss(nn.Module):
-    """MMD² between two samples as a loss: `forward(x (…, n, d), y (…, m, d))` → ().
+    """MMD² between two samples, or its root, as a loss: `forward(x (…, n, d), y (…, m, d))` → ().
 
     Args:
         kernel: a Kernel; or what maps (x, y) to one, such as LearnableKernel or a rule for the
             width. A rule that is a module is a part of this one.
         features: a network φ applied to both samples first: the kernel is then k(φ(x), φ(y)).
-        estimator: "biased", which is at least 0 and whose gradient is that of a V-statistic, or
-            "unbiased", which is right on average and may be negative.
+        estimator: "biased", which is never negative: what rounding puts below 0 becomes 0, and its
+            gradient stays that of MMD². Or "unbiased", which is right on average and may be
+            negative.
         reduction: over the batch (…,): "mean", "sum" or "none".
+        root: of the biased estimate, MMD = √MMD², taken before the reduction. Its gradient is 0
+            where MMD² is 0, and never infinite or NaN.
         backend: as in `mmd2`.
 
     Raises:
-        ValueError: an unknown reduction or estimator; on calling, as `mmd2` does.
+        ValueError: an unknown reduction or estimator, or a root of the unbiased estimate; on
+            calling, as `mmd2` does.
     """
 
     def __init__(
@@ -125,6 +130,7 @@ class MMDLoss(nn.Module):
         features: nn.Module | None = None,
         estimator: str = "biased",
         reduction: str = "mean",
+        root: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -138,10 +144,16 @@ class MMDLoss(nn.Module):
                 f"{type(self).__name__}: estimator must be 'biased' or 'unbiased', "
                 f"got {estimator!r}"
             )
+        if root and estimator == "unbiased":
+            raise ValueError(
+                f"{type(self).__name__}: estimator must be 'biased' for root=True, got 'unbiased', "
+                "which may be negative"
+            )
         self.kernel = kernel
         self.features = features
         self.estimator = estimator
         self.reduction = reduction
+        self.root = root
         self.backend = backend
 
     def forward(
@@ -165,11 +177,25 @@ class MMDLoss(nn.Module):
             weights_y=weights_y,
             backend=self.backend,
         )
-        return _REDUCTIONS[self.reduction](values)
+        if self.estimator == "biased":
+            values = _not_negative(values)
+        return _REDUCTIONS[self.reduction](_root(values) if self.root else values)
 
     def extra_repr(self) -> str:
         kernel = f"{self.kernel}, " if isinstance(self.kernel, Kernel) else ""
-        return f"{kernel}estimator={self.estimator!r}, reduction={self.reduction!r}"
+        root = ", root=True" if self.root else ""
+        return f"{kernel}estimator={self.estimator!r}, reduction={self.reduction!r}{root}"
+
+
+def _not_negative(values: Tensor) -> Tensor:
+    """max(values, 0), with the gradient of the values."""
+    return values - values.detach().clamp(max=0)
+
+
+def _root(values: Tensor) -> Tensor:
+    """√values, with the gradient 0 at 0, where that of a root is infinite."""
+    is_zero = values == 0
+    return values.where(~is_zero, 1).sqrt().where(~is_zero, 0)
 
 
 class EnergyLoss(MMDLoss):
@@ -177,7 +203,7 @@ class EnergyLoss(MMDLoss):
 
     Args:
         beta: 0 < β < 2.
-        features, estimator, reduction, backend: as in MMDLoss.
+        features, estimator, reduction, root, backend: as in MMDLoss.
     """
 
     def __init__(
@@ -187,6 +213,7 @@ class EnergyLoss(MMDLoss):
         features: nn.Module | None = None,
         estimator: str = "biased",
         reduction: str = "mean",
+        root: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__(
@@ -194,5 +221,6 @@ class EnergyLoss(MMDLoss):
             features=features,
             estimator=estimator,
             reduction=reduction,
+            root=root,
             backend=backend,
         )

@@ -53,6 +53,7 @@ class Pool:
     Attributes:
         size: N, how many points there are.
         counts: how often each distinct point occurs, (D,).
+        same: the first of the points that each one is equal to, (N,).
         dtype: of the points.
         roundings: an exact value is off by at most so many roundings of float64 of its mass.
     """
@@ -64,6 +65,7 @@ class Pool:
         clouds = [without_gradient(a) for a, _ in features]
         points = torch.cat(clouds, 1) if points is None else without_gradient(points)
         first, self._place, self.counts = _distinct(points)
+        self.same = first[self._place]
         self._parts = [
             part
             for cloud, (_, kernel) in zip(clouds, features, strict=True)

@@ -41,11 +41,14 @@ class Values:
         """`roundings`: how many of float64 an exact value may be off by, over its mass."""
         self._statistic = statistic
         self.values, self._masses = statistic(list(range(count)), exact)
-        if not exact and not self.values.isfinite().all():  # what overflows need not in float64
+        if not exact and not self.are_finite():  # what overflows need not in float64
             self.values, self._masses = statistic(list(range(count)), exact := True)
         self._is_exact = torch.full_like(self.values, exact, dtype=torch.bool)
         self._unit = roundings * torch.finfo(torch.float64).eps / 2
         self._error = 0.0  # the worst of the first sums, over the mass
+
+    def are_finite(self) -> bool:
+        return bool(self.values.isfinite().all())
 
     def compared_with(self, number: int) -> Comparison:
         """With the value of that labelling."""
@@ -84,9 +87,12 @@ class Values:
         self._is_exact[numbers] = True
 
 
-def rounded(values: Tensor, like: Comparison, at: int, dtype: torch.dtype) -> Tensor:
-    """The values in that dtype, on the same side of the value `at` as before rounding."""
-    low = values.to(dtype)
+def beside(values: Values, at: int, dtype: torch.dtype) -> Tensor:
+    """The values in that dtype, (count,): above, equal to or below the value `at` as they are."""
+    low = values.values.to(dtype)
+    if not values.are_finite():
+        return low
+    like = values.compared_with(at)
     pivot = low[at]
     below = torch.nextafter(pivot, pivot.new_tensor(-torch.inf))
     low = torch.where(like.above, low.maximum(pivot), low.minimum(below))

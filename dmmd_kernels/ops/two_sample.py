@@ -12,7 +12,6 @@ test", JMLR 2023.
 """
 
 from collections.abc import Iterable, Sequence
-from math import isnan
 from typing import NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ from dmmd_kernels.ops.checks import check_points
 from dmmd_kernels.ops.pairwise import kernel_matrix
 from dmmd_kernels.ops.pooled import Pool, able
 from dmmd_kernels.ops.relabellings import Flips, Splits, generator_of, permuted
-from dmmd_kernels.ops.ties import Statistic, Values, rounded
+from dmmd_kernels.ops.ties import Statistic, Values, beside
 
 _FEW = 512  # distinct points that float64 alone is fast enough for
 
@@ -232,6 +231,14 @@ def mmd2_of_splits(
     return torch.cat(values).to(pool.dtype)
 
 
+@torch.no_grad()
+def mmd2_beside(pool: Pool, in_x: Tensor, observed: int) -> Tensor:
+    """MMD² unbiased for rows of in_x (p, N), (p,); what equals the observed row's has its bits."""
+    n = int(in_x[observed].sum())
+    statistic = Splits(pool, lambda numbers: in_x[list(numbers)], n, "unbiased")
+    return beside(_values(statistic, pool, len(in_x)), observed, pool.dtype)
+
+
 def _values(statistic: Statistic, pool: Pool, count: int) -> Values:
     is_exact = pool.dtype == torch.float64 or len(pool.counts) <= _FEW
     return Values(statistic, count, pool.roundings, is_exact)
@@ -239,18 +246,14 @@ def _values(statistic: Statistic, pool: Pool, count: int) -> Values:
 
 def _p_value(values: Values) -> Tensor:
     """The share of values that are at least the first, (); NaN where one is not finite."""
-    if not values.values.isfinite().all():
+    if not values.are_finite():
         return torch.full_like(values.values[0], float("nan"))
     return values.compared_with(0).at_least.double().mean()
 
 
 def _result(values: Values, pool: Pool) -> TwoSampleResult:
-    p_value = _p_value(values).item()
-    if isnan(p_value):
-        numbers = values.values.to(pool.dtype)
-    else:
-        numbers = rounded(values.values, values.compared_with(0), 0, pool.dtype)
-    return TwoSampleResult(numbers[0], p_value, numbers[1:])
+    numbers = beside(values, 0, pool.dtype)
+    return TwoSampleResult(numbers[0], _p_value(values).item(), numbers[1:])
 
 
 def _seed(generator: Generator | None) -> int:

@@ -241,6 +241,7 @@ def train_digit_classifier(digits: Digits, *, steps: int = 800, seed: int = 0) -
 
     About 5 s on two cores. Global random numbers are left as they were.
     """
+    _require("train_digit_classifier", 64, digits=digits.train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = DigitClassifier()

@@ -37,6 +37,11 @@ def sigma_median(x: Tensor, y: Tensor, dist: Tensor | None = None) -> Tensor:
     """σ by the median rule, (1,); `dist` is not needed. x (n, d), y (m, d)."""
     same = x.shape == y.shape and bool((x == y).all())
     group = PairGroup(x) if same else PairGroup(x, y)
+    if group.size() == 0:
+        raise ValueError(
+            f"sigma_median: x and y must hold a pair of points, got {len(x)} and {len(y)} rows"
+            + (", which are the same" if same else "")
+        )
     rank = (group.size() - 1) // 2 if same else group.size() // 2 - 1
     median = select_distance([group], max(rank, 0))
     if median == 0:  # no kernel has that width

@@ -41,7 +41,9 @@ def _median(groups: list[PairGroup], zeros: int = 0) -> Tensor:
     """The lower median of the distances and so many zeros; its gradient goes to one pair."""
     rank = (sum(group.size() for group in groups) + zeros - 1) // 2 - zeros
     distance = select_distance(groups, max(rank, 0))
-    if rank < 0 or distance == 0:  # its gradient is none
+    if distance.isnan():
+        return distance
+    if rank < 0 or distance == 0:  # where no pair has a gradient
         return narrow_distance(groups)
     a, b = pair_at(groups, distance)
     return (a - b).square().sum().sqrt()

@@ -80,22 +80,24 @@ def median_sigma(
         TypeError, ValueError: x and y do not fit together, `pairs` is unknown, `max_points` is less
             than 2, the batch is empty, or there is no pair.
     """
+    return _median_sigma("median_sigma", x, y, pairs, max_points)
+
+
+def _median_sigma(op: str, x: Tensor, y: Tensor, pairs: str, max_points: int | None) -> Tensor:
     if pairs not in ("pooled", "within", "across"):
-        raise ValueError(
-            f"median_sigma: pairs must be 'pooled', 'within' or 'across', got {pairs!r}"
-        )
+        raise ValueError(f"{op}: pairs must be 'pooled', 'within' or 'across', got {pairs!r}")
     if max_points is not None and max_points < 2:
-        raise ValueError(f"median_sigma: max_points must be None or at least 2, got {max_points}")
-    u = _pooled("median_sigma", x, y)
+        raise ValueError(f"{op}: max_points must be None or at least 2, got {max_points}")
+    u = _pooled(op, x, y)
     n = x.shape[-2]
     clouds = [u] if pairs == "pooled" else [u[..., :n, :], u[..., n:, :]]
     blocks = u.shape[:-2].numel()
     if blocks == 0:
-        raise ValueError(f"median_sigma: the batch must not be empty, got {tuple(u.shape[:-2])}")
+        raise ValueError(f"{op}: the batch must not be empty, got {tuple(u.shape[:-2])}")
     thin = [_thinned(cloud, max_points) for cloud in clouds]
     clouds = [cloud.reshape(blocks, *cloud.shape[-2:]) for cloud in thin]
     medians = [
-        _median([PairGroup(*block)] if pairs == "across" else [PairGroup(c) for c in block])
+        _median(op, [PairGroup(*block)] if pairs == "across" else [PairGroup(c) for c in block])
         for block in zip(*clouds, strict=True)
     ]
     sigma = torch.stack(medians).reshape(u.shape[:-2]) / 2**0.5
@@ -117,7 +119,7 @@ def sigma_range(x: Tensor, y: Tensor, *, count: int = 7, max_points: int | None 
     """
     if count < 1:
         raise ValueError(f"sigma_range: count must be at least 1, got {count}")
-    sigma = median_sigma(x, y, max_points=max_points)
+    sigma = _median_sigma("sigma_range", x, y, "pooled", max_points)
     steps = torch.arange(count, dtype=sigma.dtype, device=sigma.device) - (count - 1) / 2
     return sigma.unsqueeze(-1) * 2.0**steps
 
@@ -182,10 +184,10 @@ def pair_at(groups: Sequence[PairGroup], distance: Tensor) -> tuple[Tensor, Tens
     raise ValueError("pair_at: no pair has that distance; points must be finite")
 
 
-def _median(groups: list[PairGroup]) -> Tensor:
+def _median(op: str, groups: list[PairGroup]) -> Tensor:
     size = sum(group.size() for group in groups)
     if size == 0:
-        raise ValueError("median_sigma: x and y must hold a pair of points, got none")
+        raise ValueError(f"{op}: x and y must hold a pair of points, got none")
     median = select_distance(groups, (size - 1) // 2)
     return median if median != 0 else narrow_distance(groups)
 

@@ -270,8 +270,10 @@ def _check_samples(op: str, x: Tensor, y: Tensor, permutations: int, least: int 
     check_points(op, x=x, y=y)
     for name, cloud in (("x", x), ("y", y)):
         if cloud.ndim != 2 or len(cloud) < least:
+            single = "; estimator='biased' takes one point against many"
             raise ValueError(
                 f"{op}: {name} must be (n, d) with n of at least {least}, got {tuple(cloud.shape)}"
+                + (single if op == "permutation_test" and len(cloud) == 1 else "")
             )
     if permutations < 1:
         raise ValueError(f"{op}: there must be at least one relabelling, got {permutations}")

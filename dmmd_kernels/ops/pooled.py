@@ -21,7 +21,7 @@ from dmmd_kernels.backends.choice import load, pick
 from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops.pairwise import kernel_diagonal, kernel_matrix, potential
 
-_STRIP = 1024  # rows that meet all later ones at a time
+_STRIP = 2048  # rows that meet all later ones at a time
 _PAIRS = 2**25  # numbers that plain torch may make of pairs at a time
 _HALF = (torch.float16, torch.bfloat16)
 

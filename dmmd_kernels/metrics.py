@@ -18,14 +18,27 @@ from dmmd_kernels.data import Digits, batch_indices
 _SUBSET_BYTES = 2**28
 
 
+def _require(metric: str, least: int, remedy: str = "", **samples: Tensor) -> None:
+    for name, sample in samples.items():
+        if len(sample) < least:
+            raise ValueError(
+                f"{metric}: {name} must hold at least {least} points, got {len(sample)}{remedy}"
+            )
+
+
 def energy_distance(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> float:
     """2 E|x - y| - E|x - x'| - E|y - y'| (Székely and Rizzo, 2013): MMD² of -|x - y|.
 
     The biased estimate counts the pairs i = i. It is positive between two samples of the same data,
-    which gives a floor that other values can be divided by.
+    which gives a floor that other values can be divided by, and is never negative.
+
+    Raises:
+        ValueError: a sample has fewer than two points, or one if biased.
     """
     x, y = _features("energy_distance", x, y)
-    return dk.mmd2(x, y, dk.energy(), estimator=estimator).item()
+    _require("energy_distance", 1 if estimator == "biased" else 2, x=x, y=y)
+    value = dk.mmd2(x, y, dk.energy(), estimator=estimator).item()
+    return max(value, 0.0) if estimator == "biased" else value
 
 
 def _features(metric: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,8 +63,12 @@ def fid(x: Tensor, y: Tensor) -> float:
     |μx - μy|² + tr(Σx + Σy - 2 (√Σx Σy √Σx)^½) (Heusel et al., NeurIPS 2017), Σ with N - 1. The
     root is taken of a symmetric matrix by its eigenvalues. Biased upwards by about D²/N: compare
     numbers of equal N only.
+
+    Raises:
+        ValueError: a sample has fewer than two points, of which there is no covariance.
     """
     x, y = _features("fid", x, y)
+    _require("fid", 2, x=x, y=y)
     root_x, cov_y = _sqrtm(_cov(x)), _cov(y)
     inner = torch.linalg.eigvalsh(root_x @ cov_y @ root_x).clamp(min=0)
     traces = x.var(0).sum() + y.var(0).sum() - 2 * inner.sqrt().sum()
@@ -74,8 +91,12 @@ def kid(
     """MMD² of features x (N, D) and y (M, D) with the kernel (γ⟨x, y⟩ + coef)^degree, unbiased.
 
     Bińkowski et al. (ICLR 2018), on all pairs at once; γ is 1/D when None. May be negative.
+
+    Raises:
+        ValueError: a sample has fewer than two points.
     """
     x, y = _features("kid", x, y)
+    _require("kid", 2, x=x, y=y)
     return dk.mmd2(x, y, dk.polynomial(degree, gamma, coef)).item()
 
 
@@ -92,9 +113,20 @@ def kid_of_subsets(
 ) -> tuple[float, float]:
     """Mean and standard deviation of `kid` over random subsets: the protocol of most tables.
 
-    Subsets go through one batched op, as many at a time as fit in a quarter of a gigabyte.
+    Subsets go through one batched op, as many at a time as fit in a quarter of a gigabyte. The
+    deviation of one subset is NaN.
+
+    Raises:
+        ValueError: a sample has fewer points than a subset, or a subset fewer than two, or there
+            are no subsets.
     """
     _check_features("kid_of_subsets", x, y)
+    if subsets < 1 or size < 2:
+        raise ValueError(
+            f"kid_of_subsets: subsets must be at least 1 and size at least 2, got {subsets} and "
+            f"{size}"
+        )
+    _require("kid_of_subsets", size, "; take a smaller size=", x=x, y=y)
     kernel = dk.polynomial(degree, gamma, coef)
     rows = [
         [batch_indices(len(u), size, seed=seed, step=0, stream=2 * i + s) for i in range(subsets)]
@@ -103,20 +135,26 @@ def kid_of_subsets(
     at_once = max(1, _SUBSET_BYTES // (16 * size * max(x.shape[1], 1)))
     picked = zip(*(torch.stack(r).split(at_once) for r in rows), strict=True)
     values = torch.cat([dk.mmd2(x[i].double(), y[j].double(), kernel) for i, j in picked])
-    return values.mean().item(), values.std().item()
+    return values.mean().item(), values.std().item() if subsets > 1 else math.nan
 
 
 def cmmd(x: Tensor, y: Tensor) -> float:
     """1000 × the biased MMD² of unit-length features with a Gaussian kernel of σ = 10.
 
-    CMMD of Jayasumana et al. (CVPR 2024), there of CLIP embeddings.
+    CMMD of Jayasumana et al. (CVPR 2024), there of CLIP embeddings. Never negative.
+
+    Raises:
+        ValueError: a sample is empty.
     """
-    x, y = (F.normalize(t, dim=1) for t in _features("cmmd", x, y))
-    return 1000 * dk.mmd2(x, y, dk.gaussian(10.0), estimator="biased").item()
+    x, y = _features("cmmd", x, y)
+    _require("cmmd", 1, x=x, y=y)
+    x, y = F.normalize(x, dim=1), F.normalize(y, dim=1)
+    return max(1000 * dk.mmd2(x, y, dk.gaussian(10.0), estimator="biased").item(), 0.0)
 
 
 def inception_score(logits: Tensor) -> float:
     """exp(mean_i KL(p(·|x_i) ‖ p(·))) of class logits (N, C) (Salimans et al., NeurIPS 2016)."""
+    _require("inception_score", 1, logits=logits)
     log_p = logits.double().log_softmax(1)
     log_mean = log_p.logsumexp(0) - math.log(len(log_p))
     return (log_p.exp() * (log_p - log_mean)).sum(1).mean().exp().item()
@@ -124,6 +162,7 @@ def inception_score(logits: Tensor) -> float:
 
 def class_shares(logits: Tensor) -> Tensor:
     """(C,): the share of the rows of logits (N, C) whose largest entry is that class."""
+    _require("class_shares", 1, logits=logits)
     return logits.argmax(1).bincount(minlength=logits.shape[1]).double() / len(logits)
 
 
@@ -132,6 +171,7 @@ def nearest_distance(samples: Tensor, data: Tensor, rows: int = 256) -> Tensor:
 
     Copies of the data are at distance 0; compare with the distances of held-out data.
     """
+    _require("nearest_distance", 1, data=data)
     return nearest(samples, data, rows)[0] if len(samples) else samples.new_empty(0)
 
 
@@ -222,6 +262,7 @@ def train_digit_classifier(digits: Digits, *, steps: int = 800, seed: int = 0) -
 
     About 5 s on two cores. Global random numbers are left as they were.
     """
+    _require("train_digit_classifier", 64, digits=digits.train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = DigitClassifier()

@@ -1,5 +1,8 @@
 """mean_sigma and median_sigma are the rules their docstrings state."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -83,6 +86,74 @@ def test_a_bracket_that_misses_is_widened(monkeypatch):
     x, y, _, _ = problem(20, 31, 3)
     expected = (pooled_squares(x, y).median() / 2).sqrt()
     torch.testing.assert_close(dk.median_sigma(x, y).double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_where_most_distances_are_0_the_width_tells_equal_points_alone(dtype, scale):
+    """The limit of narrow kernels is the mean of [x_i = y_j], which plain code counts."""
+    x, y = torch.zeros(50, 4, dtype=dtype), torch.zeros(40, 4, dtype=dtype)
+    x[:10], y[:15] = (scale * torch.randn(n, 4).round().to(dtype) for n in (10, 15))
+    same = lambda a, b: (a[:, None] == b).all(-1).double().mean()
+    want = same(x, x) + same(y, y) - 2 * same(x, y)
+    for pairs in ("pooled", "within", "across"):
+        sigma = dk.median_sigma(x, y, pairs=pairs)
+        got = dk.mmd2(x, y, dk.gaussian(sigma), estimator="biased")
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-7)
+    assert (dk.sigma_range(x, y) > 0).all()
+    kernels = [dk.gaussian(s) for s in dk.sigma_range(x, y).tolist()]
+    assert 0 < dk.aggregated_test(x, y, kernels, permutations=19).p_value <= 1
+
+
+def test_where_all_points_are_equal_every_width_is_1():
+    x = torch.full((3, 5, 2), 0.1)
+    assert (dk.median_sigma(x, x) == 1).all()
+    assert (dk.mean_sigma(x, x) == 1).all()
+    loss = dk.MMDLoss(lambda x, y: dk.gaussian(dk.median_sigma(x, y)))
+    assert loss(x, x) <= 16 * torch.finfo(x.dtype).eps
+
+
+@pytest.mark.parametrize("offset", [0, 1e3, 1e5, 1e6, 4e6])
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_mean_sigma_is_as_accurate_as_plain_code_far_from_the_origin(offset, spread):
+    """Of differences in float32; 4 times as wrong at most, and 4 ulps for the root."""
+    for seed in range(4):
+        g = torch.Generator().manual_seed(seed)
+        x, y = (spread * torch.randn(n, 3, generator=g) + offset for n in (150, 101))
+        exact = (pooled_squares(x, y).mean() / 2).sqrt().item()
+        u = torch.cat([x, y])
+        squares = (u[:, None] - u).square().sum(-1)
+        plain = (squares.sum() / (len(u) * (len(u) - 1)) / 2).sqrt().item()
+        allowed = 4 * abs(plain - exact) + 4 * torch.finfo(u.dtype).eps * exact
+        assert abs(dk.mean_sigma(x, y).item() - exact) <= allowed
+
+
+def test_no_square_of_the_mean_width_overflows_or_vanishes():
+    x, y, _, _ = problem(10, 12, 3)
+    for scale in (2.0**90, 2.0**-90):
+        torch.testing.assert_close(dk.mean_sigma(scale * x, scale * y), scale * dk.mean_sigma(x, y))
+
+
+MEMORY = """
+import resource, torch, dmmd_kernels as dk
+torch.set_num_threads(1)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+def grown(n, d):
+    x, y = torch.randn(2, n, d)
+    before = peak()
+    dk.median_sigma(x, y), dk.mean_sigma(x, y)
+    return peak() - before - 3 * 2 * n * d * 4 // 2**20
+grown(50, 2)
+print(grown(1100, 2048))
+"""
+
+
+def test_memory_is_that_of_the_points_and_a_tile():
+    """More pairs than are sorted at once; every coordinate of all that are drawn would be 4 GB."""
+    grown = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
+    ).stdout
+    assert int(grown) < 200
 
 
 def test_a_range_of_widths_is_centred_on_the_median():

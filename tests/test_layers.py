@@ -27,15 +27,22 @@ OWN = [module for module in MODULES if module.split(".")[0] == PACKAGE]
 BETWEEN = arrows(MODULES)
 
 # What only dispatch may know. Code that uses the library as its users do goes without.
-OPS = {"kernels", "backends", "autograd", "ops"}
+OPS = {"parameters", "kernels", "backends", "autograd", "ops"}
 USERS = sorted(
     module
     for module in MODULES
     if module.split(".")[0] in ("benchmarks", "examples")
     or room_of(module) in ("compat", "systems")
 )
-# Stand-ins may use these modules' public names beside those of dmmd_kernels itself.
-LENT = {f"{PACKAGE}.ops.two_sample", f"{PACKAGE}.ops.bandwidth"}
+# Stand-ins may use these modules' public names beside those of dmmd_kernels itself: what tests,
+# widths and losses of ours are made of, so that theirs promote, tie and refuse alike.
+LENT = {
+    f"{PACKAGE}.ops.{name}"
+    for name in (
+        *("bandwidth", "two_sample", "pooled", "relabellings", "ties"),
+        *("checks", "dtypes", "products"),
+    )
+}
 
 
 def each(paths: list[Path]):

@@ -143,3 +143,38 @@ def test_nearest_names_the_datum():
     data = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 9.0]])
     distance, place = metrics.nearest(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), data, rows=1)
     assert (distance.tolist(), place.tolist()) == ([4.0, 0.0], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: metrics.fid(x, x[:1]), "fid: y must hold at least 2 points, got 1"),
+        (lambda x: metrics.kid(x[:1], x), "kid: x must hold at least 2 points, got 1"),
+        (lambda x: metrics.energy_distance(x, x[:1]), "energy_distance: y must hold at least 2"),
+        (lambda x: metrics.kid_of_subsets(x, x), "x must hold at least 1000 points, got 5; take a"),
+        (lambda x: metrics.kid_of_subsets(x, x, subsets=0), "subsets must be at least 1"),
+        (lambda x: metrics.kid_of_subsets(x, x, size=1), "size at least 2, got 100 and 1"),
+        (lambda x: metrics.cmmd(x, x[:0]), "cmmd: y must hold at least 1 points, got 0"),
+        (lambda x: metrics.inception_score(x[:0]), "logits must hold at least 1"),
+        (lambda x: metrics.class_shares(x[:0]), "class_shares: logits must hold"),
+        (lambda x: metrics.nearest_distance(x, x[:0]), "data must hold at least 1 points"),
+    ],
+)
+def test_metrics_say_how_many_samples_they_need(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.randn(5, 2))
+
+
+def test_one_point_may_stand_against_many_where_the_estimate_is_biased():
+    x = torch.randn(5, 2, dtype=torch.float64)
+    want = 2 * torch.cdist(x[:1], x).mean() - torch.cdist(x, x).mean()
+    got = metrics.energy_distance(x[:1], x, estimator="biased")
+    assert got == pytest.approx(want.item(), rel=1e-12)
+    assert math.isnan(metrics.kid_of_subsets(x, x, subsets=1, size=3)[1])
+
+
+def test_biased_distances_are_never_negative():
+    for seed in range(40):
+        x = torch.randn(32, 16, generator=torch.Generator().manual_seed(seed))
+        assert metrics.cmmd(x, x.flip(0)) >= 0
+        assert metrics.energy_distance(x, x.flip(0), estimator="biased") >= 0

@@ -27,6 +27,48 @@ def test_the_energy_loss_is_the_energy_distance():
     assert torch.equal(dk.EnergyLoss(1.5)(x, y), dk.MMDLoss(dk.energy(1.5))(x, y))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_biased_loss_is_never_negative_and_keeps_its_gradient(dtype):
+    """A sample against its own rows in another order: 0, which rounding misses on both sides."""
+    clamped = 0
+    for seed in range(40):
+        g = torch.Generator().manual_seed(seed)
+        x = torch.randn(32, 16, generator=g).to(dtype).requires_grad_()
+        y = x.detach()[torch.randperm(32, generator=g)]
+        for kernel in (dk.gaussian(2.0), dk.energy(), dk.linear()):
+            plain, loss = dk.mmd2(x, y, kernel, estimator="biased"), dk.MMDLoss(kernel)(x, y)
+            clamped += plain.item() < 0
+            assert loss == plain.clamp(min=0)
+            grads = [torch.autograd.grad(value, x)[0] for value in (plain, loss)]
+            assert torch.equal(*grads)
+    assert clamped > 0
+
+
+def test_the_root_is_mmd_with_its_gradient():
+    x, y, _, _ = problem(8, 9, 3, dtype=torch.float64)
+    loss = dk.MMDLoss(dk.gaussian(1.0), root=True)
+    want = dk.mmd2(x, y, dk.gaussian(1.0), estimator="biased").sqrt()
+    torch.testing.assert_close(loss(x, y), want)
+    assert torch.autograd.gradcheck(lambda x: loss(x, y), x.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, y), x)
+    assert "root=True" in repr(loss)
+    batch = dk.EnergyLoss(root=True, reduction="none")(x.expand(2, 8, 3), y)
+    assert torch.equal(batch, dk.EnergyLoss(reduction="none")(x.expand(2, 8, 3), y).sqrt())
+
+
+def test_the_root_of_0_has_the_gradient_0():
+    for kernel in (dk.gaussian(2.0), dk.energy(), dk.laplace(1.0)):
+        x = torch.ones(6, 2, requires_grad=True)
+        value = dk.MMDLoss(kernel, root=True)(x, x.detach())
+        (grad,) = torch.autograd.grad(value, x, create_graph=True)
+        assert value == 0
+        assert torch.equal(grad, torch.zeros(6, 2))
+    for seed in range(20):
+        x = torch.randn(32, 16, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        dk.MMDLoss(dk.gaussian(2.0), root=True)(x, x.detach().flip(0)).backward()
+        assert x.grad.isfinite().all()
+
+
 def test_batches_are_reduced_as_asked():
     x, y = torch.randn(4, 5, 2), torch.randn(4, 6, 2)
     values = dk.MMDLoss(dk.gaussian(1.0), reduction="none")(x, y)
@@ -136,6 +178,10 @@ def test_modules_say_what_they_are():
     [
         (lambda: dk.MMDLoss(dk.gaussian(1.0), reduction="max"), "reduction must be 'mean', 'sum'"),
         (lambda: dk.EnergyLoss(estimator="u"), "EnergyLoss: estimator must be 'biased' or"),
+        (
+            lambda: dk.MMDLoss(dk.energy(), estimator="unbiased", root=True),
+            "'biased' for root=True",
+        ),
         (lambda: dk.LearnableKernel(dk.gaussian(1.0), learn=("sigma",)), "learn must name"),
         (lambda: dk.LearnableKernel(dk.energy()), "a gaussian, .* got energy"),
         (lambda: dk.LearnableKernel(dk.gaussian(1.0), ("shapes",)), "have a rational_quadratic"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dmmd_kernels as dk
-from dmmd_kernels.ops import pairwise, two_sample
+from dmmd_kernels.ops import pairwise, pooled, relabellings, two_sample
 from tests.cases import KERNELS, each_kernel, problem
 
 
@@ -28,8 +28,8 @@ def blobs(n: int, epsilon: float, seed: int) -> tuple[torch.Tensor, torch.Tensor
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
 def test_every_relabelling_has_its_own_mmd2(kernel, estimator, monkeypatch):
     """In strips and blocks smaller than the problem, so that their seams are seen."""
-    monkeypatch.setattr(two_sample, "_STRIP", 13)
-    monkeypatch.setattr(two_sample, "_NUMBERS", 1)
+    monkeypatch.setattr(pooled, "_STRIP", 13)
+    monkeypatch.setattr(relabellings, "_NUMBERS", 1)
     x, y, _, _ = problem(20, 31, 3, dtype=torch.float64)
     result = dk.permutation_test(
         x, y, kernel, permutations=30, estimator=estimator, generator=seeded(0)
@@ -85,7 +85,7 @@ def test_every_evaluation_is_by_the_named_backend(monkeypatch):
         named.append(backend)
         return dk.kernel_matrix(x, y, kernel, backend=backend)
 
-    for module in (two_sample, pairwise):
+    for module in (two_sample, pooled, pairwise):
         monkeypatch.setattr(module, "kernel_matrix", evaluation)
     x, y, _, _ = problem(8, 8, 3)
     how = {"backend": "reference"}
@@ -102,6 +102,40 @@ def test_relabellings_that_mean_the_same_count_as_ties(dtype):
     for a, b in ((x, y), (x.flip(0), y), (y, x)):
         p_value = dk.permutation_test(a, b, dk.gaussian(1.0), permutations=300).p_value
         assert min(abs(p_value - third / 3) for third in (1, 2, 3)) < 0.1
+
+
+def test_one_point_may_stand_against_many():
+    """Biased, its p-value is its rank among all points by their MMD² to the others."""
+    u = torch.randn(12, 2, dtype=torch.float64)
+    k = dk.gaussian(1.0)
+    rest = lambda i: u[torch.arange(12) != i]
+    values = torch.stack([dk.mmd2(u[[i]], rest(i), k, estimator="biased") for i in range(12)])
+    how = {"estimator": "biased", "permutations": 999, "generator": 0}
+    for i in range(12):
+        want = (values >= values[i]).double().mean().item()
+        got = dk.permutation_test(u[[i]], rest(i), k, **how).p_value
+        assert abs(got - want) < 4 * (want * (1 - want) / 1000) ** 0.5 + 0.001
+
+
+def test_a_number_seeds_a_generator():
+    x, y, _, _ = problem(8, 8, 3)
+    for test in (
+        lambda g: dk.permutation_test(x, y, dk.gaussian(1.0), permutations=20, generator=g),
+        lambda g: dk.wild_bootstrap_test(x, y, dk.gaussian(1.0), draws=20, generator=g),
+    ):
+        assert torch.equal(test(7).null, test(seeded(7)).null)
+        with pytest.raises(TypeError, match="a whole number as its seed, or None, got str"):
+            test("7")
+
+
+def test_a_sum_that_overflows_in_single_precision_is_taken_in_double():
+    x, y = 1e13 * torch.randn(2, 20, 2, generator=seeded(0))
+    k = dk.polynomial(3, 1.0, 0.0)
+    found = [
+        dk.permutation_test(a, b, k, permutations=49, generator=0)
+        for a, b in ((x, y), (x.double(), y.double()))
+    ]
+    assert found[0].p_value == found[1].p_value
 
 
 def test_points_that_are_not_a_number_have_no_p_value():
@@ -253,7 +287,16 @@ def test_batches_of_criteria_are_each_alone():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, k: dk.permutation_test(x[:1], x, k), r"x must be \(n, d\) with n of at least 2"),
+        (
+            lambda x, k: dk.permutation_test(x[:1], x, k),
+            r"2, got \(1, 2\); estimator='biased' takes",
+        ),
+        (
+            lambda x, k: dk.aggregated_test(x[:1], x, [k]),
+            r"x must be \(n, d\) with n of at least 2",
+        ),
+        (lambda x, k: dk.power_criterion(x, x[:1], k), "power_criterion: x and y must hold two"),
+        (lambda x, k: dk.select_kernel(x, x[:1], [k]), "select_kernel: x and y must hold two"),
         (lambda x, k: dk.permutation_test(x, x, k, permutations=0), "at least one relabelling"),
         (lambda x, k: dk.wild_bootstrap_test(x, x[:4], k), "of one size, got 5 and 4"),
         (lambda x, k: dk.aggregated_test(x, x, []), "one per kernel"),

@@ -11,6 +11,10 @@ then one rank below the middle if their number is odd. p is the share of permuta
 MMD², without the observed one; the permutations are those that `torch.randperm` gives on the CPU,
 and the threshold is that value of rank int(p_val · permutations).
 
+The class `GaussianRBF` equals the original's, so that a detector given it as `kernel=`, `x_kernel=`
+or `c_kernel=` makes its kernel of it. Values of permutations that are equal but for rounding are
+equal, with the original's ≤; a median of 0 gives a narrow width, where the original has NaN.
+
 With the patch, a detector whose kernel is one of these stores no kernel matrix, neither at its
 construction nor in `score`: all permutations are right-hand sides of one sweep. Other kernels, and
 σ rules of one's own, take the original's way.
@@ -27,7 +31,7 @@ import dmmd_kernels as dk
 from dmmd_kernels.compat.featured import FeaturedMatrix
 from dmmd_kernels.compat.patching import Swap, exchanged
 from dmmd_kernels.compat.sums import of_samples
-from dmmd_kernels.ops.bandwidth import PairGroup, select_distance
+from dmmd_kernels.ops.bandwidth import PairGroup, narrow_distance, select_distance
 from dmmd_kernels.ops.dtypes import common_dtype
 
 
@@ -36,13 +40,24 @@ def sigma_median(x: Tensor, y: Tensor, dist: Tensor | None = None) -> Tensor:
     """σ by the median rule, (1,); `dist` is not needed. x (n, d), y (m, d)."""
     same = x.shape == y.shape and bool((x == y).all())
     group = PairGroup(x) if same else PairGroup(x, y)
+    if group.size() == 0:
+        raise ValueError(
+            f"sigma_median: x and y must hold a pair of points, got {len(x)} and {len(y)} rows"
+            + (", which are the same" if same else "")
+        )
     rank = (group.size() - 1) // 2 if same else group.size() // 2 - 1
-    return select_distance([group], max(rank, 0)).reshape(1) / 2**0.5
+    median = select_distance([group], max(rank, 0))
+    if median == 0:  # no kernel has that width
+        median = narrow_distance([group])
+    return median.reshape(1) / 2**0.5
 
 
-class _LikeTheirs(type):
-    """Equal to alibi-detect's class of its name: detectors that are given it, and not an object,
-    ask `kernel == GaussianRBF` before they make one."""
+class _StandIn(type):
+    """A class that equals the one it stands in for.
+
+    Detectors take a kernel, or the class GaussianRBF, of which they then make one; they know it by
+    `kernel == GaussianRBF`, and would call any other class as a kernel.
+    """
 
     def __eq__(cls, other: object) -> bool:
         return cls is other or (isinstance(other, type) and _is(other, cls.__name__))
@@ -50,7 +65,7 @@ class _LikeTheirs(type):
     __hash__ = type.__hash__
 
 
-class GaussianRBF(nn.Module, metaclass=_LikeTheirs):
+class GaussianRBF(nn.Module, metaclass=_StandIn):
     """`forward(x (n, …), y (m, …), infer_sigma=False)` → (n, m)."""
 
     def __init__(
@@ -162,10 +177,11 @@ def _matrix(kernel: Any, x: Tensor, y: Tensor) -> FeaturedMatrix:
     if _is(kernel, "GaussianRBF"):
         return FeaturedMatrix((pooled.flatten(1), _mean_of_gaussians(kernel)))
     features, deep = kernel.proj(pooled).flatten(1), _mean_of_gaussians(kernel.kernel_a)
+    points = pooled.flatten(1)
     if kernel.kernel_b is None:
-        return FeaturedMatrix((features, deep))
+        return FeaturedMatrix((features, deep), points=points)
     plain, eps = _mean_of_gaussians(kernel.kernel_b), kernel.eps
-    return FeaturedMatrix((features, (1 - eps) * deep), (pooled.flatten(1), eps * plain))
+    return FeaturedMatrix((features, (1 - eps) * deep), (points, eps * plain), points=points)
 
 
 def mmd2(x: Tensor, y: Tensor, kernel: Any) -> Tensor:
@@ -237,7 +253,7 @@ def _score(detector: Any, x: Any, original: Callable) -> tuple[float, float, flo
     in_x[0, :n] = True
     for row in in_x[1:]:
         row[torch.randperm(size)[:n]] = True
-    values = matrix.mmd2_of_splits(in_x.split(max(16, 2**25 // size))).cpu()
+    values = matrix.mmd2_of_splits(in_x, 0).cpu()
     distance, permuted = values[0], values[1:].float()
     rank = int(detector.p_val * len(permuted))
     threshold = permuted.sort(descending=True).values[rank]

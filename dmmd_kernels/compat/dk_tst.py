@@ -11,11 +11,14 @@ features, inputs, σ, σ0 and ε.
 
 `MMDu` returns (MMD², variance, K) with K dense only when it is looked at; MMD² and None without
 is_var_computed. `mmd2_permutations` draws `torch.randperm` as the original does, takes p with a
-strict >, and needs no matrix of a K that `MMDu` made.
+strict >, and needs no matrix of a K that `MMDu` made. Values that are equal but for rounding are
+equal, so that with many ties p is smaller than that of a test: that is the original's >.
 
 Kept: both samples are of one size; `TST_MMD_u` ignores N_per and always permutes 200 times, and its
 second result is the string "NaN". Mended: distances come from differences, so no clamp is needed.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,7 +27,8 @@ from torch import Tensor
 import dmmd_kernels as dk
 from dmmd_kernels.compat.featured import FeaturedMatrix
 from dmmd_kernels.compat.sums import gaussian_over, of_samples
-from dmmd_kernels.ops.products import product
+from dmmd_kernels.ops.relabellings import Splits
+from dmmd_kernels.ops.ties import Values, beside
 
 EXCHANGED = {"MMDu": (), "TST_MMD_u": (), "mmd2_permutations": (), "MatConvert": ()}
 Parameter = float | Tensor
@@ -40,7 +44,8 @@ def deep_matrix(
     """The smooth kernel: a product of Gaussians is one, of the scaled features side by side."""
     both = torch.cat([Fea / sigma0**0.5, Fea_org / sigma**0.5], 1)
     deep, plain = dk.gaussian(0.5**0.5), gaussian_over(sigma)
-    return FeaturedMatrix((both, (1 - epsilon) * deep), (Fea_org, epsilon * plain))
+    parts = (both, (1 - epsilon) * deep), (Fea_org, epsilon * plain)
+    return FeaturedMatrix(*parts, points=Fea_org)
 
 
 @of_samples("Fea", "Fea_org")
@@ -59,7 +64,7 @@ def MMDu(
     if is_smooth:
         matrix = deep_matrix(Fea, Fea_org, sigma, sigma0, epsilon)
     else:
-        matrix = FeaturedMatrix((Fea, gaussian_over(sigma0)))
+        matrix = FeaturedMatrix((Fea, gaussian_over(sigma0)), points=Fea_org)
     n, m = len_s, len(Fea) - len_s
     if n != m and (is_var_computed or use_1sample_U):
         raise ValueError(f"MMDu: both samples must be of one size, got {n} and {m}")
@@ -90,30 +95,47 @@ def mmd2_permutations(
         row[torch.randperm(size)[:n_X]] = True
     in_x[-1, :n_X] = True
     with torch.no_grad():
-        values = _one_sample_u(K, in_x)
-    estimate, rest = values[-1], values[:-1]
+        statistic = _OneSampleU(K, in_x)
+        values = Values(statistic, len(in_x), statistic.roundings, exact=True)
+        found = beside(values, permutations, statistic.dtype)
+    estimate, rest = found[-1], found[:-1]
     return estimate.item(), (rest > estimate).float().mean().item(), rest
 
 
-def _one_sample_u(K: Tensor | FeaturedMatrix, in_x: Tensor) -> Tensor:
-    """MMD² of every split, without the pairs of equal rank in their group."""
-    count, size = in_x.shape
-    n = size // 2
-    rows = in_x.nonzero()[:, 1].view(count, n)
-    columns = (~in_x).nonzero()[:, 1].view(count, n)
-    if isinstance(K, FeaturedMatrix):
-        forms = K.mmd2_of_splits([in_x], estimator="biased") * n**2
-        device = forms.device
-        crossed = [
-            K.pairs(i.to(device), j.to(device)).sum() for i, j in zip(rows, columns, strict=True)
-        ]
-        trace, beside = size * K.peak(), torch.stack(crossed)
-    else:
-        K = torch.as_tensor(K)
-        signs = in_x.to(K) * 2 - 1
-        forms = (product(signs, K) * signs).sum(1)
-        trace, beside = K.trace(), K[rows.to(K.device), columns.to(K.device)].sum(1)
-    return (forms - trace + 2 * beside) / (n * (n - 1))
+class _OneSampleU:
+    """MMD² of every split without the pairs of equal rank in their group, in float64."""
+
+    def __init__(self, K: Tensor | FeaturedMatrix, in_x: Tensor) -> None:
+        self.K = K if isinstance(K, FeaturedMatrix) else torch.as_tensor(K)
+        self.in_x = in_x
+        count, self.n = len(in_x), in_x.shape[1] // 2
+        self.rows = in_x.nonzero()[:, 1].view(count, self.n)
+        self.columns = (~in_x).nonzero()[:, 1].view(count, self.n)
+        self.dtype, self.roundings = self.K.dtype, 4 * in_x.shape[1]
+        if isinstance(K, FeaturedMatrix):
+            self.dtype, self.K = K.parts[0][0].dtype, K.exact()
+            pool = self.K.pool()
+            self.splits = Splits(pool, lambda numbers: in_x[list(numbers)], self.n, "biased")
+            self.roundings = 4 * pool.roundings
+
+    def __call__(self, numbers: Sequence[int], exact: bool) -> tuple[Tensor, Tensor]:
+        n, count = self.n, self.n * (self.n - 1)
+        rows, columns = self.rows[list(numbers)], self.columns[list(numbers)]
+        if isinstance(self.K, FeaturedMatrix):
+            means, masses = self.splits(numbers, True)
+            forms, masses = means * n**2, masses * n**2
+            at = forms.device
+            crossed = [
+                self.K.pairs(i.to(at), j.to(at)).sum() for i, j in zip(rows, columns, strict=True)
+            ]
+            trace, across = 2 * n * self.K.peak(), torch.stack(crossed)
+        else:
+            K = self.K.double()
+            signs = self.in_x[list(numbers)].to(K) * 2 - 1
+            forms = ((signs @ K) * signs).sum(1)
+            masses = K.abs().sum().expand(len(forms))
+            trace, across = K.trace(), K[rows.to(K.device), columns.to(K.device)].sum(1)
+        return (forms - trace + 2 * across) / count, masses / count
 
 
 def TST_MMD_u(

@@ -3,7 +3,7 @@
 Deep kernels are of this form: a kernel of learned features, and one of the points themselves.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import Tensor
 
 import dmmd_kernels as dk
 from dmmd_kernels.compat.sums import RowSums, paired, peak
-from dmmd_kernels.ops.two_sample import mmd2_of_splits
+from dmmd_kernels.ops.pooled import Pool
+from dmmd_kernels.ops.two_sample import mmd2_beside
 
 
 def _of_dense(name: str) -> Callable[..., Any]:
@@ -26,6 +27,9 @@ def _of_dense(name: str) -> Callable[..., Any]:
 
 class FeaturedMatrix:
     """K (N, N) of N points, from parts (features (N, d_l), radial kernel).
+
+    Given `points` (N, d), those that are equal have equal features: a network makes of equal rows
+    of a batch what may differ by rounding, and permutation tests see that.
 
     It becomes a tensor where one is needed: when indexed, in arithmetic and comparisons of order,
     when torch or NumPy computes with it, or by `dense()`. Sums over it are taken without.
@@ -41,8 +45,9 @@ class FeaturedMatrix:
     __lt__, __le__ = _of_dense("__lt__"), _of_dense("__le__")
     __gt__, __ge__ = _of_dense("__gt__"), _of_dense("__ge__")
 
-    def __init__(self, *parts: tuple[Tensor, dk.Kernel]) -> None:
+    def __init__(self, *parts: tuple[Tensor, dk.Kernel], points: Tensor | None = None) -> None:
         self.parts = parts
+        self.points = points
         self._dense: Tensor | None = None
 
     def dense(self) -> Tensor:
@@ -87,10 +92,21 @@ class FeaturedMatrix:
         """MMD² unbiased of the first n points against the others."""
         return _total(dk.mmd2(a[:n], a[n:], kernel) for a, kernel in self.parts)
 
-    def mmd2_of_splits(self, splits: Iterable[Tensor], estimator: str = "unbiased") -> Tensor:
-        """MMD² of the points that each row of the splits names, against the others."""
-        blocks = list(splits)
-        return _total(mmd2_of_splits(a, k, blocks, estimator=estimator) for a, k in self.parts)
+    def pool(self) -> Pool:
+        """The distinct points, for sums over many labellings."""
+        return Pool(self.parts, "auto", self.points)
+
+    def exact(self) -> "FeaturedMatrix":
+        """In float64, detached, the features of equal points being equal."""
+        same = self.pool().same
+        return FeaturedMatrix(*((a.detach()[same].double(), kernel) for a, kernel in self.parts))
+
+    def mmd2_of_splits(self, in_x: Tensor, observed: int) -> Tensor:
+        """MMD² unbiased of the points that each row of in_x (p, N) names, against the others.
+
+        Those that are equal to that of the observed row but for rounding are equal to it.
+        """
+        return mmd2_beside(self.pool(), in_x, observed)
 
     def row_sums(self, n: int) -> list[Tensor]:
         """xx, yy, xy and yx of RowSums, for the first n points against the others."""

@@ -9,7 +9,8 @@ gradient flows to the one pair that has it. The unbiased function takes that med
 < j of x and of y and over all pairs across, and at least 1e-8; the biased one counts each pair of x
 and of y twice, the zeros of their diagonals, and each pair across once.
 
-Mended: no (n, n, d) differences; the root of a value that rounding made negative is 0, not NaN.
+Mended: no (n, n, d) differences; the root of a value that rounding made negative is 0, not NaN, and
+its gradient there is 0; where the median is 0, the limit of narrow kernels is taken, not NaN.
 """
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 import dmmd_kernels as dk
 from dmmd_kernels.compat.patching import Swap
 from dmmd_kernels.compat.sums import of_samples
-from dmmd_kernels.ops.bandwidth import PairGroup, pair_at, select_distance
+from dmmd_kernels.ops.bandwidth import PairGroup, narrow_distance, pair_at, select_distance
 
 
 @of_samples("x", "y")
@@ -36,15 +37,18 @@ def biased_mmd(x: Tensor, y: Tensor, scale: float | Tensor | None = None) -> Ten
     if scale is None:
         groups = [PairGroup(x, times=2), PairGroup(y, times=2), PairGroup(x, y)]
         scale = _median(groups, zeros=len(x) + len(y))
-    return dk.mmd2(x, y, dk.gaussian(scale), estimator="biased").clamp(min=0).sqrt()
+    return dk.MMDLoss(dk.gaussian(scale), root=True)(x, y)
 
 
 def _median(groups: list[PairGroup], zeros: int = 0) -> Tensor:
     """The lower median of the distances and so many zeros; its gradient goes to one pair."""
     rank = (sum(group.size() for group in groups) + zeros - 1) // 2 - zeros
-    if rank < 0:
-        return groups[0].a.new_zeros(())
-    a, b = pair_at(groups, select_distance(groups, rank))
+    distance = select_distance(groups, max(rank, 0))
+    if distance.isnan():
+        return distance
+    if rank < 0 or distance == 0:  # where no pair has a gradient
+        return narrow_distance(groups)
+    a, b = pair_at(groups, distance)
     return (a - b).square().sum().sqrt()
 
 

@@ -2,24 +2,31 @@
 
 Means have a closed form in O((n + m) d). Medians are selected from all distances, exactly, a tile
 at a time: a sample brackets the rank, and one pass counts what lies below the bracket and keeps
-what lies within, a small share of the pairs, of which equal ones are kept once. Where a point is
-not finite, σ is NaN.
+what lies within, a small share of the pairs, of which equal ones are kept once. Memory is that of
+the points and of one tile, at any d. Where a point is not finite, σ is NaN.
+
+No kernel has the width 0, so where a rule gives 0 its limit is taken: a width that tells equal
+points from others and sees nothing else. Where all points are equal, any does, and σ is 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dmmd_kernels.backends.choice import load, pick
 from dmmd_kernels.kernels import energy
 from dmmd_kernels.ops.checks import check_points, common_batch
 from dmmd_kernels.ops.dtypes import in_one_dtype
 from dmmd_kernels.ops.pairwise import kernel_matrix
 
 _ROWS = 4096
-_TILE = 2**22
+_TILE = 2**22  # pairs at a time
+_COORDINATES = 2**25  # of pairs that are drawn, and of those that plain torch makes at a time
 _SAMPLED = 2**19
+_NARROW = 32  # smallest distances over such a width: exp(-32²/2) is 0 in float32, exp(-32) nearly
+_LEAST = 2.0**-60  # of narrow widths: 1/σ² must be a float32
 
 Times = int | Tensor  # how often distances count: one number for all, or one each
 
@@ -35,15 +42,21 @@ def mean_sigma(x: Tensor, y: Tensor) -> Tensor:
         y: (…, m, d).
 
     Returns:
-        (…,), detached; NaN where a point is not finite.
+        (…,), detached and positive: 1 where all points are equal; NaN where one is not finite.
 
     Raises:
         TypeError, ValueError: x and y do not fit together, or hold fewer than two points.
     """
     u = _pooled("mean_sigma", x, y)
     size = u.shape[-2]
-    u = u - u.mean(-2, keepdim=True)
-    return (u.square().sum((-2, -1)) / (size - 1)).sqrt().to(x.dtype)
+    # Far from the origin a mean is rounded, differences to it are not; what is left is put right.
+    u = u - u.mean(-2, keepdim=True, dtype=torch.float64).to(u.dtype)
+    largest = u.abs().amax((-2, -1), keepdim=True)  # so that no square overflows or vanishes
+    u = u.div_(largest.where(largest > 0, 1))
+    squares = u.square().sum((-2, -1), dtype=torch.float64)
+    excess = size * u.mean(-2, dtype=torch.float64).square().sum(-1)
+    sigma = ((squares - excess) / (size - 1)).sqrt() * largest[..., 0, 0]
+    return sigma.where(sigma != 0, 1).to(x.dtype)
 
 
 @in_one_dtype("x", "y")
@@ -51,6 +64,9 @@ def median_sigma(
     x: Tensor, y: Tensor, *, pairs: str = "pooled", max_points: int | None = _ROWS
 ) -> Tensor:
     """σ with 2σ² = the median of |u - u'|² over pairs of points; of an even number, the lower one.
+
+    Where it is 0, as of sparse counts most of which are equal, √2 σ is a 32nd of the least distance
+    that is not 0: kernels then are those of equal points, the limit of narrow ones.
 
     Args:
         x: (…, n, d).
@@ -61,28 +77,30 @@ def median_sigma(
             At least 2; None looks at every pair, in O((n + m)²) time and little memory.
 
     Returns:
-        (…,), detached; NaN where a point is not finite.
+        (…,), detached and positive: 1 where all distances are 0; NaN where a point is not finite.
 
     Raises:
         TypeError, ValueError: x and y do not fit together, `pairs` is unknown, `max_points` is less
             than 2, the batch is empty, or there is no pair.
     """
+    return _median_sigma("median_sigma", x, y, pairs, max_points)
+
+
+def _median_sigma(op: str, x: Tensor, y: Tensor, pairs: str, max_points: int | None) -> Tensor:
     if pairs not in ("pooled", "within", "across"):
-        raise ValueError(
-            f"median_sigma: pairs must be 'pooled', 'within' or 'across', got {pairs!r}"
-        )
+        raise ValueError(f"{op}: pairs must be 'pooled', 'within' or 'across', got {pairs!r}")
     if max_points is not None and max_points < 2:
-        raise ValueError(f"median_sigma: max_points must be None or at least 2, got {max_points}")
-    u = _pooled("median_sigma", x, y)
+        raise ValueError(f"{op}: max_points must be None or at least 2, got {max_points}")
+    u = _pooled(op, x, y)
     n = x.shape[-2]
     clouds = [u] if pairs == "pooled" else [u[..., :n, :], u[..., n:, :]]
     blocks = u.shape[:-2].numel()
     if blocks == 0:
-        raise ValueError(f"median_sigma: the batch must not be empty, got {tuple(u.shape[:-2])}")
+        raise ValueError(f"{op}: the batch must not be empty, got {tuple(u.shape[:-2])}")
     thin = [_thinned(cloud, max_points) for cloud in clouds]
     clouds = [cloud.reshape(blocks, *cloud.shape[-2:]) for cloud in thin]
     medians = [
-        _median([PairGroup(*block)] if pairs == "across" else [PairGroup(c) for c in block])
+        _median(op, [PairGroup(*block)] if pairs == "across" else [PairGroup(c) for c in block])
         for block in zip(*clouds, strict=True)
     ]
     sigma = torch.stack(medians).reshape(u.shape[:-2]) / 2**0.5
@@ -104,7 +122,7 @@ def sigma_range(x: Tensor, y: Tensor, *, count: int = 7, max_points: int | None 
     """
     if count < 1:
         raise ValueError(f"sigma_range: count must be at least 1, got {count}")
-    sigma = median_sigma(x, y, max_points=max_points)
+    sigma = _median_sigma("sigma_range", x, y, "pooled", max_points)
     steps = torch.arange(count, dtype=sigma.dtype, device=sigma.device) - (count - 1) / 2
     return sigma.unsqueeze(-1) * 2.0**steps
 
@@ -146,6 +164,18 @@ def select_distance(groups: Sequence[PairGroup], rank: int) -> Tensor:
     return values[torch.searchsorted(counts.cumsum(0), rank - below, right=True)]
 
 
+def narrow_distance(groups: Sequence[PairGroup]) -> Tensor:
+    """A distance in whose stead 0 stands, (): far below all others of the groups, but not 0.
+
+    As a width it tells equal points from others. Where no other distance is there, √2, of σ = 1.
+    """
+    zeros = sum(_count(group, lambda tile: tile == 0) * group.times for group in groups)
+    size = sum(group.size() for group in groups)
+    if zeros == size:
+        return groups[0].a.new_tensor(2.0).sqrt()
+    return (select_distance(groups, zeros) / _NARROW).clamp(min=2 * _LEAST)
+
+
 def pair_at(groups: Sequence[PairGroup], distance: Tensor) -> tuple[Tensor, Tensor]:
     """The first two points (d,) at a selected distance, differentiable."""
     for group in groups:
@@ -157,11 +187,12 @@ def pair_at(groups: Sequence[PairGroup], distance: Tensor) -> tuple[Tensor, Tens
     raise ValueError("pair_at: no pair has that distance; points must be finite")
 
 
-def _median(groups: list[PairGroup]) -> Tensor:
+def _median(op: str, groups: list[PairGroup]) -> Tensor:
     size = sum(group.size() for group in groups)
     if size == 0:
-        raise ValueError("median_sigma: x and y must hold a pair of points, got none")
-    return select_distance(groups, (size - 1) // 2)
+        raise ValueError(f"{op}: x and y must hold a pair of points, got none")
+    median = select_distance(groups, (size - 1) // 2)
+    return median if median != 0 else narrow_distance(groups)
 
 
 def _bracket(groups: Sequence[PairGroup], rank: int, size: int) -> tuple[float, float]:
@@ -169,15 +200,17 @@ def _bracket(groups: Sequence[PairGroup], rank: int, size: int) -> tuple[float, 
     if size <= 4 * _SAMPLED:
         return -float("inf"), float("inf")
     generator = torch.Generator().manual_seed(0)
+    d = max(groups[0].a.shape[1], 1)
+    count = min(_SAMPLED, max(_SAMPLED // 32, _COORDINATES // d))
     drawn = []
     for group in groups:
         others = group.a if group.b is None else group.b
-        share = _SAMPLED * group.size() // size
+        share = count * group.size() // size
         i = torch.randint(len(group.a), (share,), generator=generator).to(group.a.device)
         j = torch.randint(len(others), (share,), generator=generator).to(group.a.device)
         if group.b is None:  # the next row, so that no point meets itself
             j = torch.where(i == j, (i + 1) % len(others), j)
-        drawn.append((group.a[i].detach() - others[j].detach()).norm(dim=1))
+        drawn.append(_distances(group.a.detach(), others.detach(), i, j))
     values = torch.cat(drawn).sort().values
     middle = rank / size * len(values)
     margin = 3 * len(values) ** 0.5  # six standard deviations of the sample's median
@@ -187,6 +220,15 @@ def _bracket(groups: Sequence[PairGroup], rank: int, size: int) -> tuple[float, 
         values[low].item() * (1 - slack) if low >= 0 else -float("inf"),
         values[high].item() * (1 + slack) if high < len(values) else float("inf"),
     )
+
+
+def _distances(a: Tensor, b: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """|a_i - b_j| of those rows and columns, some at a time."""
+    found = a.new_empty(len(rows))
+    step = max(1, _COORDINATES // 32 // max(a.shape[1], 1))
+    for to, i, j in zip(found.split(step), rows.split(step), columns.split(step), strict=True):
+        torch.linalg.vector_norm(a[i].sub_(b[j]), dim=1, out=to)
+    return found
 
 
 def _inside(
@@ -207,6 +249,10 @@ def _inside(
     return below, kept
 
 
+def _count(group: PairGroup, holds: Callable[[Tensor], Tensor]) -> int:
+    return sum(int(torch.count_nonzero(holds(tile))) for *_, tile in _tiles(group))
+
+
 def _number(values: Tensor, times: Times) -> int:
     return len(values) * times if isinstance(times, int) else int(times.sum())
 
@@ -223,10 +269,13 @@ def _tiles(group: PairGroup) -> Iterator[tuple[int, int, Tensor]]:
     """First row, first column and distances, NaN where a pair does not count, a tile at a time."""
     a, b = group.a.detach(), (group.a if group.b is None else group.b).detach()
     rows = max(1, _TILE // max(len(b), 1))
+    mixture = energy().lower(a).mixtures[0]
+    if pick("auto", a, mixture, "highest", "kernel_matrix", b) is load("reference"):
+        rows = max(1, min(rows, _COORDINATES // max(b.numel(), 1)))
     for start in range(0, len(a), rows):
         part = a[start : start + rows]
         column = start if group.b is None else 0
-        tile = kernel_matrix(part, b[column:], energy()).neg_()
+        tile = kernel_matrix(part, b[column:], energy()).abs_()
         if group.b is None:
             square = tile[:, : len(part)]
             square.masked_fill_(torch.ones_like(square, dtype=torch.bool).tril(), float("nan"))

@@ -1,6 +1,7 @@
 """Losses and kernels as torch.nn modules: for training loops, with state_dict, repr and .to().
 
 loss = dk.MMDLoss(dk.gaussian(2.0))                                  a fixed kernel
+loss = dk.MMDLoss(dk.gaussian(2.0), root=True)                       MMD itself, not its square
 loss = dk.MMDLoss(dk.LearnableKernel(dk.gaussian(2.0)))              its width is learned
 loss = dk.MMDLoss(dk.gaussian(2.0), features=encoder)                a deep kernel
 loss = dk.MMDLoss(lambda x, y: dk.gaussian(dk.median_sigma(x, y)))   a width read off the batch
@@ -109,7 +110,7 @@ def _with(term: Term, learned: dict[str, Iterator[Tensor]]) -> Term:
 
 
 class MMDLoss(nn.Module):
-    """MMD² between two samples as a loss: `forward(x (…, n, d), y (…, m, d))` → ().
+    """MMD² between two samples, or its root, as a loss: `forward(x (…, n, d), y (…, m, d))` → ().
 
     Dtypes are promoted as by `mmd2`; under torch.autocast half precision gives float32, as with
     torch's own losses.
@@ -119,15 +120,19 @@ class MMDLoss(nn.Module):
             width. A rule that is a module is a part of this one, and so is each nn.Parameter of a
             Kernel: `kernel_0`, `kernel_1` and so on, in the order of the kernel's parameters.
         features: a network φ applied to both samples first: the kernel is then k(φ(x), φ(y)).
-        estimator: "biased", which is at least 0 and whose gradient is that of a V-statistic, or
-            "unbiased", which is right on average and may be negative.
+        estimator: "biased", which is never negative: what rounding puts below 0 becomes 0, and its
+            gradient stays that of MMD². Or "unbiased", which is right on average and may be
+            negative.
         reduction: over the batch (…,): "mean", "sum" or "none".
+        root: of the biased estimate, MMD = √MMD², taken before the reduction. Its gradient is 0
+            where MMD² is 0, and never infinite or NaN.
         backend: as in `mmd2`.
 
     Raises:
         TypeError: kernel is neither a Kernel nor callable.
-        ValueError: an unknown reduction or estimator; on calling, as `mmd2` does, and for what
-            looks like images, (B, 1 or 3, side, side), or like widths per dimension.
+        ValueError: an unknown reduction or estimator, or a root of the unbiased estimate; on
+            calling, as `mmd2` does, and for what looks like images, (B, 1 or 3, side, side), or
+            like widths per dimension.
     """
 
     def __init__(
@@ -137,6 +142,7 @@ class MMDLoss(nn.Module):
         features: nn.Module | None = None,
         estimator: str = "biased",
         reduction: str = "mean",
+        root: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -152,6 +158,11 @@ class MMDLoss(nn.Module):
             )
         if not callable(kernel):
             check_kernel(type(self).__name__, kernel)
+        if root and estimator == "unbiased":
+            raise ValueError(
+                f"{type(self).__name__}: estimator must be 'biased' for root=True, got 'unbiased', "
+                "which may be negative"
+            )
         self.kernel = kernel
         self._held = _parameters_once(kernel)
         for index, parameter in enumerate(self._held):
@@ -159,6 +170,7 @@ class MMDLoss(nn.Module):
         self.features = features
         self.estimator = estimator
         self.reduction = reduction
+        self.root = root
         self.backend = backend
 
     def forward(
@@ -194,7 +206,9 @@ class MMDLoss(nn.Module):
                 f"{tuple(values.shape)} of them; for a width per dimension divide the points by "
                 "their widths"
             )
-        value = _REDUCTIONS[self.reduction](values)
+        if self.estimator == "biased":
+            values = _not_negative(values)
+        value = _REDUCTIONS[self.reduction](_root(values) if self.root else values)
         return value if result is None else value.to(result)
 
     def _kernel_of_now(self, kernel: Kernel) -> Kernel:
@@ -207,7 +221,19 @@ class MMDLoss(nn.Module):
 
     def extra_repr(self) -> str:
         kernel = f"{self.kernel}, " if isinstance(self.kernel, Kernel) else ""
-        return f"{kernel}estimator={self.estimator!r}, reduction={self.reduction!r}"
+        root = ", root=True" if self.root else ""
+        return f"{kernel}estimator={self.estimator!r}, reduction={self.reduction!r}{root}"
+
+
+def _not_negative(values: Tensor) -> Tensor:
+    """max(values, 0), with the gradient of the values."""
+    return values - values.detach().clamp(max=0)
+
+
+def _root(values: Tensor) -> Tensor:
+    """√values, with the gradient 0 at 0, where that of a root is infinite."""
+    is_zero = values == 0
+    return values.where(~is_zero, 1).sqrt().where(~is_zero, 0)
 
 
 def _agree(x: Tensor, y: Tensor) -> bool:
@@ -226,7 +252,7 @@ class EnergyLoss(MMDLoss):
 
     Args:
         beta: 0 < β < 2.
-        features, estimator, reduction, backend: as in MMDLoss.
+        features, estimator, reduction, root, backend: as in MMDLoss.
     """
 
     def __init__(
@@ -236,6 +262,7 @@ class EnergyLoss(MMDLoss):
         features: nn.Module | None = None,
         estimator: str = "biased",
         reduction: str = "mean",
+        root: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__(
@@ -243,5 +270,6 @@ class EnergyLoss(MMDLoss):
             features=features,
             estimator=estimator,
             reduction=reduction,
+            root=root,
             backend=backend,
         )

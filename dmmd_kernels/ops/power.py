@@ -13,6 +13,10 @@ from dmmd_kernels.ops.checks import check_points, common_batch
 from dmmd_kernels.ops.dtypes import in_one_dtype
 from dmmd_kernels.ops.mmd import mmd2
 from dmmd_kernels.ops.pairwise import kernel_diagonal, potential
+from dmmd_kernels.ops.pooled import Pool, able, without_gradient
+from dmmd_kernels.ops.relabellings import Splits
+
+_ROUNDINGS = 64  # that a value in the points' dtype may be off by, over its mass
 
 
 @in_one_dtype("x", "y")
@@ -37,7 +41,7 @@ def power_criterion(
     Raises:
         TypeError, ValueError, BackendError: as in `mmd2`.
     """
-    variance = mmd2_variance(x, y, kernel, backend=backend)
+    variance = _variance("power_criterion", x, y, kernel, backend)
     return mmd2(x, y, kernel, backend=backend) / (variance + regularization).sqrt()
 
 
@@ -61,11 +65,15 @@ def mmd2_variance(x: Tensor, y: Tensor, kernel: Kernel, *, backend: str = "auto"
         TypeError, ValueError: x and y do not fit together, or hold less than two points.
         BackendError: the named backend cannot run the call.
     """
-    check_points("mmd2_variance", x=x, y=y)
+    return _variance("mmd2_variance", x, y, kernel, backend)
+
+
+def _variance(op: str, x: Tensor, y: Tensor, kernel: Kernel, backend: str) -> Tensor:
+    check_points(op, x=x, y=y)
     n, m = x.shape[-2], y.shape[-2]
     if min(n, m) < 2:
-        raise ValueError(f"mmd2_variance: x and y must hold two points each, got {n} and {m}")
-    batch = common_batch("mmd2_variance", x=x, y=y)
+        raise ValueError(f"{op}: x and y must hold two points each, got {n} and {m}")
+    batch = common_batch(op, x=x, y=y)
     u = torch.cat([t.expand(*batch, *t.shape[-2:]) for t in (x, y)], -2)
     groups = torch.zeros(n + m, 2, dtype=u.dtype, device=u.device)
     groups[:n, 0] = groups[n:, 1] = 1
@@ -95,7 +103,7 @@ def select_kernel(
         backend: as in `potential`.
 
     Returns:
-        One of the kernels, the first of those that are equally good.
+        One of the kernels, the first of those that are equally good but for rounding.
 
     Raises:
         TypeError, ValueError, BackendError: as in `power_criterion`; ValueError for no kernels, and
@@ -103,14 +111,38 @@ def select_kernel(
     """
     if not kernels:
         raise ValueError("select_kernel: kernels must hold at least one, got none")
-    ratio = lambda kernel: power_criterion(
-        x, y, kernel, regularization=regularization, backend=backend
-    )
-    with torch.no_grad():
-        ratios = torch.stack([ratio(kernel) for kernel in kernels])
-    if ratios.isnan().any():
-        raise ValueError(
-            f"select_kernel: the criterion of kernels[{int(ratios.isnan().nonzero()[0, 0])}] must "
-            "be a number, got NaN; look for NaN or infinity in x, y and the kernel's parameters"
-        )
-    return kernels[int(ratios.argmax())]
+    x, y = without_gradient(x), without_gradient(y)
+    best = list(range(len(kernels)))
+    for exact in (False, True):
+        found = [_criterion(x, y, kernels[i], regularization, backend, exact) for i in best]
+        ratios, slacks = (torch.stack(values) for values in zip(*found, strict=True))
+        if ratios.isnan().any():
+            raise ValueError(
+                f"select_kernel: the criterion of kernels[{int(ratios.isnan().nonzero()[0, 0])}] "
+                "must be a number, got NaN; look for NaN or infinity in x, y and the kernel's "
+                "parameters"
+            )
+        least = (ratios - slacks).max()
+        best = [
+            i for i, high in zip(best, (ratios + slacks).tolist(), strict=True) if high >= least
+        ]
+        if len(best) == 1:
+            break
+    return kernels[best[0]]
+
+
+@torch.no_grad()
+def _criterion(
+    x: Tensor, y: Tensor, kernel: Kernel, regularization: float, backend: str, exact: bool
+) -> tuple[Tensor, Tensor]:
+    """The criterion in float64, and how far rounding may have moved it: docs/derivations.md."""
+    op = "select_kernel"
+    points = (x.double(), y.double()) if exact else (x, y)
+    variance = _variance(op, *points, kernel, able(backend, *points[:1], points[0].dtype))
+    pool = Pool([(torch.cat([x, y]), kernel)], backend)
+    observed = (torch.arange(pool.size, device=x.device) < len(x))[None]
+    value, mass = (t[0] for t in Splits(pool, lambda _: observed, len(x), "unbiased")([0], exact))
+    root = (variance.double() + regularization).sqrt()
+    roundings = pool.roundings if exact else _ROUNDINGS
+    unit = roundings * torch.finfo(torch.float64 if exact else x.dtype).eps
+    return value / root, unit * mass / root * (1 + value.abs() * mass / root.square())

@@ -1,28 +1,31 @@
 """Two-sample tests: are x and y drawn from one distribution?
 
 A test compares MMD² with its values under random relabellings of the pooled sample u = [x; y]. With
-s = 1/n on one group and -1/m on the other, a relabelling's biased MMD² is sᵀKs, so all of them are
-right-hand sides of one sweep over the pairs, and no kernel matrix is stored. K is symmetric: a
-strip of rows meets itself and the rows after it, half of all pairs.
+m' and n' the sizes m and n over their greatest divisor, and s = m' on one group and -n' on the
+other, a relabelling's biased MMD² is sᵀKs / (n m')²: all of them are right-hand sides of one sweep
+over half of the pairs, and no kernel matrix is stored (ops/pooled.py). Values that are equal
+but for rounding count as equal (ops/ties.py), so that a test is exact with ties too.
 
 Sources: Gretton et al., "A kernel two-sample test", JMLR 2012; Chwialkowski et al., "A wild
 bootstrap for degenerate kernel tests", NeurIPS 2014; Schrab et al., "MMD aggregated two-sample
 test", JMLR 2023.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from dmmd_kernels.kernels import Kernel
 from dmmd_kernels.ops.checks import check_points
 from dmmd_kernels.ops.dtypes import in_one_dtype, working_dtype
-from dmmd_kernels.ops.pairwise import kernel_diagonal, kernel_matrix, potential
+from dmmd_kernels.ops.pairwise import kernel_matrix
+from dmmd_kernels.ops.pooled import Pool, able
+from dmmd_kernels.ops.relabellings import Flips, Splits, generator_of, permuted
+from dmmd_kernels.ops.ties import Statistic, Values, beside
 
-_STRIP = 4096  # rows that meet all later ones at a time
-_NUMBERS = 2**25  # of right-hand sides at a time
+_FEW = 512  # distinct points that float64 alone is fast enough for
 
 
 class TwoSampleResult(NamedTuple):
@@ -50,35 +53,39 @@ def permutation_test(
     *,
     permutations: int = 1000,
     estimator: str = "unbiased",
-    generator: torch.Generator | None = None,
+    generator: Generator | int | None = None,
     backend: str = "auto",
 ) -> TwoSampleResult:
-    """Permutation test of x and y having one distribution, exact at any sample size.
+    """Permutation test of x and y having one distribution, exact at any sample size, ties or not.
 
     p = (1 + the number of permutations whose MMD² is at least that of the samples) / (1 + all). The
-    kernel must not depend on which points are x: `median_sigma(x, y)` of the pool is fine.
+    kernel must not depend on which points are x: `median_sigma(x, y)` of the pool is fine. Values
+    that are equal but for rounding count, and stand in the result, as equal.
 
     Args:
         x: (n, d).
         y: (m, d).
         kernel: see dmmd_kernels.kernels.
         permutations: how many relabellings; the smallest p-value is 1/(1 + permutations).
-        estimator: "unbiased" or "biased", as in `mmd2`.
-        generator: of the permutations; torch's global one when None.
-        backend: as in `potential`.
+        estimator: "unbiased" or "biased", as in `mmd2`; biased, one point may stand against many.
+        generator: of the permutations, or its seed; torch's global one when None.
+        backend: as in `potential`; where Triton is it, values too near to tell apart in float32 are
+            summed again by plain torch in float64.
 
     Returns:
-        TwoSampleResult, without gradients.
+        TwoSampleResult, without gradients; p is NaN where a point is not finite.
 
     Raises:
-        TypeError, ValueError: the inputs do not fit together, a sample has less than two points, or
-            the estimator is unknown.
+        TypeError, ValueError: the inputs do not fit together, a sample has too few points for the
+            estimator, or the estimator is unknown.
         BackendError: the named backend cannot run the call.
     """
-    _check_samples("permutation_test", x, y, permutations)
-    _check_estimator("permutation_test", estimator)
-    values = _values_of_splits(x, y, kernel, permutations, estimator, generator, backend)
-    return _result(values)
+    op = "permutation_test"
+    check_estimator(op, estimator)
+    _check_samples(op, x, y, permutations, 2 if estimator == "unbiased" else 1)
+    labels = permuted(len(x), len(x) + len(y), generator_of(op, generator))
+    pool = Pool([(torch.cat([x, y]), kernel)], backend)
+    return _result(_values(Splits(pool, labels, len(x), estimator), pool, 1 + permutations), pool)
 
 
 @torch.no_grad()
@@ -89,7 +96,7 @@ def wild_bootstrap_test(
     kernel: Kernel,
     *,
     draws: int = 1000,
-    generator: torch.Generator | None = None,
+    generator: Generator | int | None = None,
     backend: str = "auto",
 ) -> TwoSampleResult:
     """Test of samples of one size that exchanges x_i and y_i at random (Chwialkowski et al., 2014).
@@ -103,28 +110,20 @@ def wild_bootstrap_test(
     Returns:
         TwoSampleResult, without gradients.
     """
-    _check_samples("wild_bootstrap_test", x, y, draws)
+    op = "wild_bootstrap_test"
+    _check_samples(op, x, y, draws)
     n = len(x)
     if len(y) != n:
         raise ValueError(
-            f"wild_bootstrap_test: x and y must be of one size, got {n} and {len(y)}; "
+            f"{op}: x and y must be of one size, got {n} and {len(y)}; "
             "permutation_test takes any sizes"
         )
-    x, y = _work(x), _work(y)
-    u, partners = torch.cat([x, y]), torch.stack([x, y], 1)
-    own = kernel_matrix(partners, partners, kernel, backend=backend)
-    itself = (own[:, 0, 0] + own[:, 1, 1] - 2 * own[:, 0, 1]).sum(dtype=torch.float64)
-
-    def signs(count: int, first: bool) -> Tensor:
-        device = "cpu" if generator is None else generator.device
-        flips = torch.randint(2, (n, count), generator=generator, device=device).to(u) * 2 - 1
-        if first:
-            flips[:, 0] = 1
-        return torch.cat([flips, -flips]) / n
-
-    forms = [_forms(u, signs(*block), kernel, backend) for block in _blocks(1 + draws, 2 * n)]
-    values = (torch.cat(forms) * n**2 - itself) / (n * (n - 1))
-    return _result(values.to(x.dtype))
+    pool = Pool([(torch.cat([x, y]), kernel)], backend)
+    partners = torch.stack([x, y], 1).detach().double()
+    own = kernel_matrix(partners, partners, kernel, backend=able(backend, x, torch.float64))
+    itself = (own[:, 0, 0] + own[:, 1, 1] - 2 * own[:, 0, 1]).sum()
+    flips = Flips(pool, 1 + draws, generator_of(op, generator), itself)
+    return _result(_values(flips, pool, 1 + draws), pool)
 
 
 @torch.no_grad()
@@ -136,7 +135,7 @@ def aggregated_test(
     *,
     weights: Sequence[float] | None = None,
     permutations: int = 1000,
-    generator: torch.Generator | None = None,
+    generator: Generator | int | None = None,
     backend: str = "auto",
 ) -> AggregatedResult:
     """One permutation test over many kernels, so that no bandwidth need be chosen.
@@ -159,25 +158,47 @@ def aggregated_test(
         TypeError, ValueError, BackendError: as in `permutation_test`; ValueError for no kernels, or
             weights that are not positive, finite and one per kernel.
     """
-    _check_samples("aggregated_test", x, y, permutations)
+    op = "aggregated_test"
+    _check_samples(op, x, y, permutations, 2)
     weights = [1.0] * len(kernels) if weights is None else list(weights)
     positive = all(0 < weight < float("inf") for weight in weights)
     if not kernels or len(weights) != len(kernels) or not positive:
         raise ValueError(
-            "aggregated_test: weights must be positive, finite and one per kernel, of which there "
-            f"must be some, got {weights} for {len(kernels)} kernels"
+            f"{op}: weights must be positive, finite and one per kernel, of which there must be "
+            f"some, got {weights} for {len(kernels)} kernels"
         )
-    own = torch.Generator().manual_seed(_seed(generator))
-    state = own.get_state()
-    values = []
+    seed = _seed(generator_of(op, generator))
+    u, n, values = torch.cat([x, y]), len(x), []
     for kernel in kernels:
-        own.set_state(state)  # the same relabellings for every kernel
-        values.append(_values_of_splits(x, y, kernel, permutations, "unbiased", own, backend))
-    p_values = torch.stack([_upper_ranks(v) for v in values])
-    scores = (p_values / p_values.new_tensor(weights)[:, None]).amin(0)
-    ranks = torch.where(scores.isnan(), scores, (scores <= scores[0]).to(scores))
-    p_value = ranks.mean().item()
-    return AggregatedResult(torch.stack([v[0] for v in values]), p_values[:, 0], p_value)
+        pool = Pool([(u, kernel)], backend)
+        labels = permuted(n, len(u), Generator().manual_seed(seed))  # the same for every kernel
+        splits = Splits(pool, labels, n, "unbiased")
+        values.append(_values(splits, pool, 1 + permutations))
+    statistics = torch.stack([v.values[0] for v in values]).to(pool.dtype)
+    p_values = torch.stack([_p_value(v) for v in values])
+    return AggregatedResult(statistics, p_values, _aggregated(values, p_values, weights))
+
+
+def _aggregated(values: list[Values], p_values: Tensor, weights: list[float]) -> float:
+    """The share of labellings whose smallest p-value / weight is at most that of the first.
+
+    That is at most the score where the p-value of some kernel is at most weight · score: where its
+    value is above the one whose rank is the first to be too large.
+    """
+    scores = p_values / p_values.new_tensor(weights)
+    if scores.isnan().any():
+        return float("nan")
+    count = len(values[0].values)
+    found = torch.zeros(count, dtype=torch.bool, device=p_values.device)
+    for value, weight, score in zip(values, weights, scores, strict=True):
+        share = weight * scores.min().item() * (1 + 1e-9)  # scores round, and equal ones count
+        rank = int(share * count)
+        if rank >= count:
+            return 1.0
+        found |= value.compared_with_rank(rank).above
+        if score <= scores.min() * (1 + 1e-9):
+            found |= value.compared_with(0).at_least
+    return found.double().mean().item()
 
 
 @torch.no_grad()
@@ -206,137 +227,58 @@ def mmd2_of_splits(
         ValueError: the estimator is unknown, or a side of a split has too few points for it.
         BackendError: the named backend cannot run the call.
     """
-    _check_estimator("mmd2_of_splits", estimator)
-    u = _work(u)
-    own = kernel_diagonal(u, kernel, backend)
+    check_estimator("mmd2_of_splits", estimator)
+    pool = Pool([(u, kernel)], backend)
     values = []
     for block in splits:
-        in_x = block.to(u.device).T.to(u.dtype, memory_format=torch.contiguous_format)
-        values.append(_values_of_block(u, own, in_x, kernel, estimator, backend))
-    return torch.cat(values).to(u.dtype)
+        statistic = Splits(pool, block.__getitem__, int(block[0].sum()), estimator)
+        values.append(statistic(range(len(block)), False)[0])
+    return torch.cat(values).to(pool.dtype)
 
 
-def _values_of_block(u, own, in_x, kernel, estimator, backend) -> Tensor:
-    """MMD² of every column of in_x (N, p) of zeros and ones, in float64: (p,)."""
-    n = int(in_x[:, 0].sum(dtype=torch.float64))
-    m, least = len(u) - n, 1 if estimator == "biased" else 2
-    if min(n, m) < least:
-        raise ValueError(
-            f"mmd2_of_splits: both sides of a split must hold at least {least} points for the "
-            f"{estimator} estimator, got {n} and {m}"
-        )
-    # What u's dtype makes of 1/n and 1/m; the difference to them is put right in float64.
-    shares = u.new_tensor([1 / n, 1 / m])
-    a, b = shares.tolist()
-    s = torch.where(in_x > 0, shares[0], -shares[1])
-    forms, mixed, total = _forms_with_ones(u, s, kernel, backend)
-    stretch = (1 / n + 1 / m) / (a + b)
-    shift = 1 / n - stretch * a
-    biased = stretch**2 * forms + 2 * stretch * shift * mixed + shift**2 * total
-    if estimator == "biased":
-        return biased
-    # Around its mean, of which a radial kernel's diagonal consists, so that digits are kept.
-    level = own.mean(dtype=torch.float64)
-    excess = (own - level).to(u.dtype)
-    traces_x, traces = n * level + (excess @ in_x).double(), len(u) * level
-    sums_x = (forms + 2 * b * mixed + b**2 * total) / (a + b) ** 2
-    sums_y = (forms - 2 * a * mixed + a**2 * total) / (a + b) ** 2
-    more_x = (sums_x / n - traces_x) / (n * (n - 1))
-    more_y = (sums_y / m - (traces - traces_x)) / (m * (m - 1))
-    return biased + more_x + more_y
+@torch.no_grad()
+def mmd2_beside(pool: Pool, in_x: Tensor, observed: int) -> Tensor:
+    """MMD² unbiased for rows of in_x (p, N), (p,); what equals the observed row's has its bits."""
+    n = int(in_x[observed].sum())
+    statistic = Splits(pool, lambda numbers: in_x[list(numbers)], n, "unbiased")
+    return beside(_values(statistic, pool, len(in_x)), observed, pool.dtype)
 
 
-def _forms(u: Tensor, s: Tensor, kernel: Kernel, backend: str) -> Tensor:
-    """sᵀKs for every column of s (N, p): (p,), summed in float64 outside the sweeps."""
-    total = torch.zeros(s.shape[1], dtype=torch.float64, device=u.device)
-    for s_z, f, times in _strips(u, s, kernel, backend):
-        total += times * (s_z * f).sum(0, dtype=torch.float64)
-    return total
+def _values(statistic: Statistic, pool: Pool, count: int) -> Values:
+    is_exact = pool.dtype == torch.float64 or len(pool.counts) <= _FEW
+    return Values(statistic, count, pool.roundings, is_exact)
 
 
-def _forms_with_ones(u, s, kernel, backend) -> tuple[Tensor, Tensor, Tensor]:
-    """sᵀKs (p,), sᵀK1 (p,) and 1ᵀK1 ()."""
-    columns = torch.cat([s, torch.ones_like(s[:, :1])], 1)
-    forms = mixed = torch.zeros(columns.shape[1], dtype=torch.float64, device=u.device)
-    for s_z, f, times in _strips(u, columns, kernel, backend):
-        forms = forms + times * (s_z * f).sum(0, dtype=torch.float64)
-        row_sums = (s_z * f[:, -1:]).sum(0, dtype=torch.float64)
-        mixed = mixed + times / 2 * (row_sums + f.sum(0, dtype=torch.float64))
-    return forms[:-1], mixed[:-1], forms[-1]
+def _p_value(values: Values) -> Tensor:
+    """The share of values that are at least the first, (); NaN where one is not finite."""
+    if not values.are_finite():
+        return torch.full_like(values.values[0], float("nan"))
+    return values.compared_with(0).at_least.double().mean()
 
 
-def _strips(u, s, kernel, backend) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """s of a strip of rows, its potential of rows at the strip, and how often those pairs count."""
-    for start in range(0, len(u), _STRIP):
-        stop = min(start + _STRIP, len(u))
-        z, s_z = u[start:stop], s[start:stop]
-        yield s_z, potential(z, z, s_z, kernel, backend=backend), 1
-        if stop < len(u):
-            yield s_z, potential(z, u[stop:], s[stop:], kernel, backend=backend), 2
+def _result(values: Values, pool: Pool) -> TwoSampleResult:
+    numbers = beside(values, 0, pool.dtype)
+    return TwoSampleResult(numbers[0], _p_value(values).item(), numbers[1:])
 
 
-def _values_of_splits(x, y, kernel, permutations, estimator, generator, backend) -> Tensor:
-    """MMD² of the samples first, then of random relabellings: (1 + permutations,)."""
-    n, u = len(x), torch.cat([x, y])
-    device = torch.device("cpu") if generator is None else generator.device
-
-    def split(observed: bool) -> Tensor:
-        in_x = torch.zeros(len(u), dtype=torch.bool, device=device)
-        order = torch.randperm(len(u), generator=generator, device=device)
-        return in_x.index_fill_(0, torch.arange(n, device=device) if observed else order[:n], True)
-
-    splits = (
-        torch.stack([split(first and i == 0) for i in range(count)])
-        for count, first in _blocks(1 + permutations, len(u))
-    )
-    return mmd2_of_splits(u, kernel, splits, estimator=estimator, backend=backend)
-
-
-def _blocks(count: int, size: int) -> Iterator[tuple[int, bool]]:
-    """How many right-hand sides of `size` rows at a time, and whether they are the first."""
-    at_once = max(16, _NUMBERS // max(size, 1))
-    for start in range(0, count, at_once):
-        yield min(at_once, count - start), start == 0
-
-
-def _work(x: Tensor) -> Tensor:
-    """Without gradient, and not in half precision, which has no digits for 1/n."""
-    return x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
-
-
-def _upper_ranks(values: Tensor) -> Tensor:
-    """For each value, the share of all that are at least as large; NaN among them makes it NaN.
-
-    Relabellings that mean the same, as the exchange of samples of one size does, differ by rounding
-    and must count as equal, or the test would reject too often.
-    """
-    if values.isnan().any():
-        return torch.full_like(values, float("nan"), dtype=torch.float64)
-    slack = 32 * torch.finfo(values.dtype).eps * values.abs().max()
-    below = torch.searchsorted(values.sort().values, values - slack)
-    return (len(values) - below).double() / len(values)
-
-
-def _result(values: Tensor) -> TwoSampleResult:
-    return TwoSampleResult(values[0], _upper_ranks(values)[0].item(), values[1:])
-
-
-def _seed(generator: torch.Generator | None) -> int:
+def _seed(generator: Generator | None) -> int:
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
-def _check_estimator(op: str, estimator: str) -> None:
+def check_estimator(op: str, estimator: str) -> None:
     if estimator not in ("unbiased", "biased"):
         raise ValueError(f"{op}: estimator must be 'unbiased' or 'biased', got {estimator!r}")
 
 
-def _check_samples(op: str, x: Tensor, y: Tensor, permutations: int) -> None:
+def _check_samples(op: str, x: Tensor, y: Tensor, permutations: int, least: int = 2) -> None:
     check_points(op, x=x, y=y)
     for name, cloud in (("x", x), ("y", y)):
-        if cloud.ndim != 2 or len(cloud) < 2:
+        if cloud.ndim != 2 or len(cloud) < least:
+            single = "; estimator='biased' takes one point against many"
             raise ValueError(
-                f"{op}: {name} must be (n, d) with n of at least 2, got {tuple(cloud.shape)}"
+                f"{op}: {name} must be (n, d) with n of at least {least}, got {tuple(cloud.shape)}"
+                + (single if op == "permutation_test" and len(cloud) == 1 else "")
             )
     if permutations < 1:
         raise ValueError(f"{op}: there must be at least one relabelling, got {permutations}")

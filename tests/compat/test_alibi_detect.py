@@ -37,13 +37,50 @@ def test_the_median_rule_counts_pairs_as_the_original(n, m):
         torch.testing.assert_close(shim.sigma_median(x, x.clone()), (apart / 2).sqrt().reshape(1))
 
 
-def test_the_class_passes_for_theirs_where_a_detector_is_given_the_class():
-    kernels = {"__module__": "alibi_detect.utils.pytorch.kernels"}
-    theirs, other = (type(name, (), kernels) for name in ("GaussianRBF", "DeepKernel"))
+def test_a_median_of_0_gives_a_narrow_width():
+    x = torch.zeros(9, 2)
+    x[:2] = torch.eye(2)
+    for y in (x, torch.zeros(7, 2)):
+        matrix = shim.GaussianRBF()(x, y)
+        assert torch.equal(matrix, (x[:, None] == y).all(-1).float())
+    with pytest.raises(ValueError, match="must hold a pair of points, got 1 and 1"):
+        shim.sigma_median(x[:1], x[:1])
+
+
+def test_the_class_is_taken_for_that_of_the_package():
+    """`kernel == GaussianRBF` is how a detector finds a class that it is to make a kernel of."""
+    named = {"__module__": "alibi_detect.utils.pytorch.kernels"}
+    theirs = type("GaussianRBF", (), named)
     assert shim.GaussianRBF == theirs
     assert theirs == shim.GaussianRBF
-    assert shim.GaussianRBF not in (other, shim.DeepKernel, torch.nn.Module, "GaussianRBF")
-    assert {shim.GaussianRBF: 1}[shim.GaussianRBF] == 1
+    assert shim.GaussianRBF == shim.GaussianRBF
+    others = type("DeepKernel", (), named), type("GaussianRBF", (), {})
+    assert all(shim.GaussianRBF != other for other in others)
+    assert len({shim.GaussianRBF, shim.GaussianRBF}) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("patched", [False, True])
+def test_a_detector_makes_its_kernel_of_the_class(patched):
+    MMDDrift = package("cd").MMDDrift
+    rng = np.random.default_rng(0)
+    x_ref = rng.normal(size=(50, 3)).astype(np.float32)
+    x = (rng.normal(size=(40, 3)) + 0.3).astype(np.float32)
+    scores = []
+    for options in ({}, {"kernel": shim.GaussianRBF}):
+        torch.manual_seed(0)
+        with compat.patching.exchanged(shim.swaps() if patched else []):
+            scores.append(MMDDrift(x_ref, backend="pytorch", **options)._detector.score(x))
+    assert scores[1] == pytest.approx(scores[0], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_equal_relabellings_count_in_a_patched_detector():
+    """The original's ≤: of constant data every permutation is at least as large."""
+    MMDDrift = package("cd").MMDDrift
+    with compat.patch("alibi_detect"):
+        detector = MMDDrift(np.full((30, 2), 0.1, dtype=np.float32), backend="pytorch")
+        assert detector._detector.score(np.full((20, 2), 0.1, dtype=np.float32))[0] == 1
 
 
 def test_a_trainable_width_gets_its_gradient():

@@ -73,6 +73,42 @@ def test_a_permutation_is_the_statistic_of_the_permuted_points():
     torch.testing.assert_close(rest[0], want)
 
 
+def test_equal_permutations_have_equal_values():
+    """Of constant data, all are; of one-hot rows, those of equal counts and equal pairs."""
+    for points in (torch.full((18, 2), 0.1), torch.eye(3)[torch.arange(18) % 3]):
+        matrix = dk_tst.MMDu(points, 9, points, 2.0, 0.7, 0.1)[2]
+        whole = torch.cdist(points, points).square() / 2
+        for given in (matrix, matrix.dense()):
+            torch.manual_seed(0)
+            estimate, _, rest = dk_tst.mmd2_permutations(given, 9, 200)
+            torch.manual_seed(0)
+            # MMD² is 2 (1 - k)/(n(n - 1)) times a whole number of unequal pairs.
+            orders = [torch.randperm(18) for _ in range(200)]
+            counted = torch.stack([unequal_pairs(whole, order) for order in orders])
+            observed = unequal_pairs(whole, torch.arange(18))
+            assert torch.equal(rest > estimate, counted > observed)
+            assert torch.equal(rest == estimate, counted == observed)
+
+
+def unequal_pairs(apart: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Σ over i ≠ j of [x_i ≠ y_j] - ([x_i ≠ x_j] + [y_i ≠ y_j])/2, both groups ascending."""
+    x, y = order[:9].sort().values, torch.tensor(sorted(set(range(18)) - set(order[:9].tolist())))
+    across, own = apart[x][:, y].round(), apart[x][:, x].round() + apart[y][:, y].round()
+    return across.sum() - across.trace() - own.sum() / 2
+
+
+def test_features_of_equal_points_are_equal():
+    """A network may round equal rows of a batch otherwise; that makes no two values differ."""
+    points = torch.arange(3.0)[torch.arange(20) % 3][:, None]
+    features = points.sin() + 1e-6 * torch.randn(20, 1)
+    splits = torch.zeros(2, 20, dtype=torch.bool)
+    splits[0, :10], splits[1, 3:9] = True, True
+    splits[1, [12, 13, 14, 18]] = True  # as many of each point as in the first
+    matrix = FeaturedMatrix((features, dk.gaussian(1.0)), points=points)
+    first, second = matrix.mmd2_of_splits(splits, 0)
+    assert first == second
+
+
 def test_the_test_rejects_where_it_should():
     features, points = clouds()
     how = (2.0, 0.7, 0.05, "cpu", torch.float64)

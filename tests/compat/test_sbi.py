@@ -52,6 +52,27 @@ def test_a_scale_may_be_given():
     torch.testing.assert_close(biased_mmd(x, y, 1.5), plain.biased(k, x, y).sqrt())
 
 
+def test_where_the_median_is_0_equal_points_alone_count():
+    x, y = torch.zeros(9, 2), torch.zeros(7, 2)
+    x[:2], y[:3] = torch.eye(2), torch.tensor([1.0, 0.0])
+    equal = lambda a, b: (a[:, None] == b).all(-1).float()
+    for points in (x, y):
+        points.requires_grad_()
+    want = plain.biased(equal, x, y).sqrt(), plain.unbiased(equal, x, y)
+    got = biased_mmd(x, y), unbiased_mmd_squared(x, y)
+    torch.testing.assert_close(torch.stack(got), torch.stack(want), rtol=1e-5, atol=1e-7)
+    grads = torch.autograd.grad(sum(got), [x, y])
+    assert all((grad == 0).all() for grad in grads)
+
+
+def test_a_sample_against_itself_has_a_gradient():
+    x, _ = clouds(6, 8)
+    value = biased_mmd(x.requires_grad_(), x.detach().flip(0), 1.5)
+    (grad,) = torch.autograd.grad(value, x)
+    assert grad.isfinite().all()
+    assert biased_mmd(x * float("nan"), x).isnan()
+
+
 def test_the_functions_of_the_package_return_the_same():
     metrics = pytest.importorskip("sbi.utils.metrics", reason="sbi is not installed")
     for sizes in ((20, 20), (13, 30)):

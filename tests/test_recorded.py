@@ -181,3 +181,21 @@ def test_a_flow_of_a_dual_tensor_is_refused():
         dual = torch.autograd.forward_ad.make_dual(Z, ALONG)
         with pytest.raises(ValueError, match="the flow is not differentiable"):
             dk.flow(dual, X, dk.gaussian(1.0), step_size=0.1, steps=1)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda x, y: dk.median_sigma(x, y),
+        lambda x, y: dk.sigma_range(x, y),
+        lambda x, y: dk.permutation_test(x, y, dk.gaussian(1.0), permutations=9).statistic,
+        lambda x, y: dk.wild_bootstrap_test(x, y, dk.gaussian(1.0), draws=9).statistic,
+        lambda x, y: dk.mmd2(x, y, dk.select_kernel(x, y, [dk.gaussian(1.0)])),
+    ],
+    ids=["median_sigma", "sigma_range", "permutation_test", "wild_bootstrap_test", "select_kernel"],
+)
+def test_what_depends_on_an_order_of_numbers_is_not_recorded(op):
+    clouds = torch.randn(8, 2), torch.randn(8, 2)
+    op(*clouds)
+    with pytest.raises(NotImplementedError, match=r"cannot be recorded by torch\.jit\.trace"):
+        torch.jit.trace(op, clouds)

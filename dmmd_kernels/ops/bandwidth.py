@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dmmd_kernels.backends.choice import load, pick
 from dmmd_kernels.kernels import energy
-from dmmd_kernels.ops.checks import check_points, common_batch
+from dmmd_kernels.ops.checks import check_points, common_batch, refuse_trace
 from dmmd_kernels.ops.dtypes import in_one_dtype
 from dmmd_kernels.ops.pairwise import kernel_matrix
 
@@ -91,6 +91,7 @@ def _median_sigma(op: str, x: Tensor, y: Tensor, pairs: str, max_points: int | N
         raise ValueError(f"{op}: pairs must be 'pooled', 'within' or 'across', got {pairs!r}")
     if max_points is not None and max_points < 2:
         raise ValueError(f"{op}: max_points must be None or at least 2, got {max_points}")
+    refuse_trace(op)
     u = _pooled(op, x, y)
     n = x.shape[-2]
     clouds = [u] if pairs == "pooled" else [u[..., :n, :], u[..., n:, :]]

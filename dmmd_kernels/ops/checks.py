@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from dmmd_kernels.parameters import FLOATS, unfit
+from dmmd_kernels.parameters import FLOATS, is_jit_tracing, unfit
 
 
 def check_cloud(op: str, z: Tensor, x: Tensor, w: Tensor, *, columns: bool) -> None:
@@ -36,6 +36,18 @@ def _fits(z: Tensor, x: Tensor, w: Tensor) -> bool:
         and z.device == x.device == w.device
         and z.dtype in FLOATS
     )
+
+
+def refuse_trace(op: str) -> None:
+    """
+    Raises:
+        NotImplementedError: torch.jit.trace records, and would keep what these numbers chose.
+    """
+    if is_jit_tracing():
+        raise NotImplementedError(
+            f"{op}: cannot be recorded by torch.jit.trace, which would keep the order of these "
+            "numbers for all others; call it outside of what is traced"
+        )
 
 
 def check_points(op: str, **clouds: Tensor) -> None:

@@ -74,6 +74,11 @@ class Pool:
         self.size, self.dtype, self._backend = len(self._place), clouds[0].dtype, backend
         self.roundings = len(self.counts) + 64 * (sum(cloud.shape[1] for cloud in clouds) + 4)
 
+    @property
+    def has_double(self) -> bool:
+        """Whether the backend that was asked for sums in float64, too."""
+        return able(self._backend, self._parts[0].points, torch.float64) == self._backend
+
     def merged(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """Labels (p, N) summed over equal points, (D, p)."""
         labels = labels.to(self.counts.device)

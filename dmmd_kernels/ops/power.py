@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dmmd_kernels.kernels import Kernel
-from dmmd_kernels.ops.checks import check_points, common_batch
+from dmmd_kernels.ops.checks import check_points, common_batch, refuse_trace
 from dmmd_kernels.ops.dtypes import in_one_dtype
 from dmmd_kernels.ops.mmd import mmd2
 from dmmd_kernels.ops.pairwise import kernel_diagonal, potential
@@ -111,6 +111,7 @@ def select_kernel(
     """
     if not kernels:
         raise ValueError("select_kernel: kernels must hold at least one, got none")
+    refuse_trace("select_kernel")
     x, y = without_gradient(x), without_gradient(y)
     best = list(range(len(kernels)))
     for exact in (False, True):

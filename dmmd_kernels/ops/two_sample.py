@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from dmmd_kernels.kernels import Kernel
-from dmmd_kernels.ops.checks import check_points
+from dmmd_kernels.ops.checks import check_points, refuse_trace
 from dmmd_kernels.ops.dtypes import in_one_dtype, working_dtype
 from dmmd_kernels.ops.pairwise import kernel_matrix
 from dmmd_kernels.ops.pooled import Pool, able
@@ -245,7 +245,7 @@ def mmd2_beside(pool: Pool, in_x: Tensor, observed: int) -> Tensor:
 
 
 def _values(statistic: Statistic, pool: Pool, count: int) -> Values:
-    is_exact = pool.dtype == torch.float64 or len(pool.counts) <= _FEW
+    is_exact = pool.dtype == torch.float64 or (len(pool.counts) <= _FEW and pool.has_double)
     return Values(statistic, count, pool.roundings, is_exact)
 
 
@@ -272,6 +272,7 @@ def check_estimator(op: str, estimator: str) -> None:
 
 
 def _check_samples(op: str, x: Tensor, y: Tensor, permutations: int, least: int = 2) -> None:
+    refuse_trace(op)
     check_points(op, x=x, y=y)
     for name, cloud in (("x", x), ("y", y)):
         if cloud.ndim != 2 or len(cloud) < least:

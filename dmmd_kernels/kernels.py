@@ -154,6 +154,14 @@ class Kernel:
     def __truediv__(self, divisor: Parameter) -> "Kernel":
         return self._weighted(operator.truediv, divisor)
 
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        """tensor * k, which torch.compile takes for a product of tensors."""
+        if func in _PRODUCTS and len(args) == 2:
+            a, b = args
+            return b.__mul__(a) if isinstance(b, cls) else a.__mul__(b)
+        return NotImplemented
+
     def _weighted(self, change: Callable[..., Any], factor: Parameter) -> "Kernel":
         if not isinstance(factor, float | int | Tensor | Real):
             return NotImplemented
@@ -209,6 +217,9 @@ class Kernel:
         )
         weight = _table(linear, d, dtype, device)[..., 0].sum(-1) if linear else None
         return Lowered(mixtures, weight)
+
+
+_PRODUCTS = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
 
 
 def _named(terms: tuple[Term, ...]) -> tuple[tuple[str, Term], ...]:
@@ -366,8 +377,7 @@ def mixture(kernels: Sequence[Kernel], weights: Sequence[Parameter] | None = Non
     for kernel in kernels:
         check_kernel("mixture", kernel, name="each of kernels")
     weights = [positive("mixture", "each of weights", weight) for weight in weights]
-    # By its name: for torch.compile, k * w with a tensor w is a product of tensors, and fails.
-    terms = [k.__mul__(w).terms for w, k in zip(weights, kernels, strict=True)]
+    terms = [(k * w).terms for w, k in zip(weights, kernels, strict=True)]
     return Kernel(sum(terms, ()))
 
 

@@ -281,3 +281,15 @@ def test_autocast_leaves_the_ops_alone(dtype):
     expected = dk.potential(z, x, w, dk.gaussian(1.0))
     with torch.autocast(DEVICE, dtype=dtype):
         assert torch.equal(dk.potential(z, x, w, dk.gaussian(1.0)), expected)
+
+
+@pytest.mark.parametrize("product", [lambda w, k: w * k, lambda w, k: k * w], ids=["w k", "k w"])
+def test_a_kernel_times_a_tensor_compiles(product):
+    x, y, w = torch.randn(5, 2), torch.randn(6, 2), torch.tensor(2.0, requires_grad=True)
+    gap = lambda w: dk.mmd2(x, y, product(w, dk.gaussian(1.0)))
+    plain = dk.mmd2(x, y, dk.gaussian(1.0))
+    got = torch.compile(gap, fullgraph=True, backend="eager")(w)
+    torch.testing.assert_close(got, 2 * plain)
+    torch.testing.assert_close(torch.autograd.grad(got, w)[0], plain)
+    with pytest.raises(TypeError, match=r"no implementation found|Multiple dispatch failed"):
+        torch.exp(dk.gaussian(1.0))

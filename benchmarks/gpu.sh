@@ -62,8 +62,7 @@ extension 10 20
 flows 14 10
 tensor_cores 22 10
 tiles 14 10
-flow_tests 8 5
-philox 3 2
+flow_tests 11 7
 transforms 5 5
 errors 2 0
 grid 75 30
@@ -188,14 +187,15 @@ print("torch sees", "a" if torch.cuda.is_available() else "no", "GPU", flush=Tru
 runpy.run_module("dmmd_kernels", run_name="__main__")'
 }
 
-tests() { # STAGE FILE
-  local package options=(-q -W default -p no:benchmark -p no:cacheprovider --maxfail=20)
+tests() { # STAGE FILES...
+  local name=$1 package options=(-q -W default -p no:benchmark -p no:cacheprovider --maxfail=20)
   for package in pytest hypothesis; do
-    has $package || { skip "$1" "$package is not installed"; return; }
+    has $package || { skip "$name" "$package is not installed"; return; }
   done
   has xdist && options+=(-n "$workers")
+  shift
   # Warnings of whatever versions are here are not ours to mend.
-  stage "$1" "$python" -m pytest "${options[@]}" -m 'not slow' "tests/$2"
+  stage "$name" "$python" -m pytest "${options[@]}" -m 'not slow' "${@/#/tests/}"
 }
 
 profile() { # STAGE KERNEL GROUP
@@ -249,8 +249,7 @@ is_built || stage extension bash -c await_build
 flows first
 tests tensor_cores test_triton_tensor_cores.py
 tests tiles test_triton_tiles.py
-tests flow_tests test_flows.py
-tests philox test_philox.py
+tests flow_tests test_flows.py test_philox.py
 tests transforms test_transforms.py
 stage errors "$python" -m benchmarks.errors "$out/accuracy.jsonl"
 flows last

@@ -183,26 +183,36 @@ def test_what_is_no_kernel_is_named(kernel):
             call()
 
 
-@each_backend
-def test_a_weight_times_a_narrow_width_that_overflows_pulls_nothing_far_away(name):
-    """ψ' is 0 there, whatever it is multiplied by."""
-    if name == "triton":
-        pytest.skip("triton: it multiplies as it did; plain torch and C++ were mended")
+def pulls_nothing(kernel, backend):
     w = torch.full((6,), 1e20)
     for d in (2, 6, 16):
         z, x, _, _ = problem(5, 6, d)
-        z, x = 10 * z, 10 * x + 5
-        for kernel in (dk.laplace(1e-18), dk.gaussian(1e-18), 1e6 * dk.gaussian(1e-18)):
-            for k in (kernel, kernel + 1e6 * dk.gaussian(2e-18)):
-                g = dk.potential_grad(z, x, w, k, backend=name)
-                assert torch.equal(g, torch.zeros_like(g))
+        g = dk.potential_grad(10 * z, 10 * x + 5, w, kernel, backend=backend)
+        assert torch.equal(g, torch.zeros_like(g))
+
+
+@each_backend
+@pytest.mark.parametrize("kernel", [dk.laplace(1e-18), dk.gaussian(1e-18)], ids=str)
+def test_a_large_weight_of_a_narrow_kernel_pulls_nothing_far_away(name, kernel):
+    """ψ' is 0 there, whatever it is multiplied by."""
+    pulls_nothing(kernel, name)
+
+
+@each_backend
+@pytest.mark.parametrize("kernel", [dk.laplace(1e-18), dk.gaussian(1e-18)], ids=str)
+def test_a_kernels_weight_times_a_narrow_width_that_overflows_pulls_nothing(name, kernel, request):
+    """λ / σ² > 10⁴¹ fits in no float32, and ψ' is 0."""
+    if name == "triton":
+        why = "triton forms λ / σ² before it meets ψ': ∞ · 0 is NaN"
+        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=True, reason=why))
+    weighted = 1e6 * dk.gaussian(2e-18)
+    pulls_nothing(kernel + weighted, name)
+    pulls_nothing(weighted, name)
 
 
 @each_backend
 def test_large_weights_of_a_narrow_kernel_move_no_sample(name):
     """Their products are 10³⁰, which times 1/σ² fits in no float32."""
-    if name == "triton":
-        pytest.skip("triton: it multiplies as it did; plain torch and C++ were mended")
     for d in (2, 6, 16):
         x, y, _, _ = problem(5, 6, d)
         x, y = (10 * x).requires_grad_(), 10 * y + 5

@@ -107,7 +107,7 @@ def caption(result: Result) -> str:
     if result["device"] == "cuda":
         return measured
     return (
-        f"{measured} Measured in the same run: sgemm {machine['sgemm_gflops']:.0f} GFLOP/s, "
+        f"{measured}\nMeasured in the same run: sgemm {machine['sgemm_gflops']:.0f} GFLOP/s, "
         f"copy {machine['copy_gb_per_s']:.0f} GB/s ({machine['instructions']})."
     )
 
